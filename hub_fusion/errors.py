@@ -1,0 +1,55 @@
+"""What can go wrong, as one small tree; a refusal of a contribution is a record, not an error.
+
+HubFusionError
+├── RecipeError            the recipe file does not say something hub_fusion can do
+├── HubError               the Hub answered, but not with what was asked for
+│   ├── HubUnreachable     no answer at all (connection refused, timeout, 5xx after retries)
+│   ├── RepoMissing        no such repository, revision or file (or the token may not see it)
+│   └── HubConflict        somebody else was first (412 on a commit, 409 on a tag)
+├── WeightsError           a checkpoint is malformed or does not fit the base
+│   └── HeaderError        a safetensors header breaks the format
+├── MergeError             a merge method was asked for something it cannot do
+└── RecordError            a published record (fusion/*.json) cannot be read
+
+Every message states the law that was broken, the values that broke it and the likely remedy.
+"""
+
+
+class HubFusionError(Exception):
+    """The root: catching it catches every error this package raises on purpose."""
+
+
+class RecipeError(HubFusionError):
+    """The recipe is malformed: unknown key, wrong type, impossible combination."""
+
+
+class HubError(HubFusionError):
+    """The Hub refused or answered something unexpected."""
+
+
+class HubUnreachable(HubError):
+    """The Hub did not answer; trying again later may help."""
+
+
+class RepoMissing(HubError):
+    """A repository, revision or file is not there, or is hidden from this token."""
+
+
+class HubConflict(HubError):
+    """A concurrent writer moved the branch or took the tag first."""
+
+
+class WeightsError(HubFusionError):
+    """A checkpoint cannot be used: names, shapes, dtypes or bytes are wrong."""
+
+
+class HeaderError(WeightsError):
+    """A safetensors header breaks the format."""
+
+
+class MergeError(HubFusionError):
+    """Unknown merge method, unknown option, or inputs the method cannot take."""
+
+
+class RecordError(HubFusionError):
+    """A record of the lineage is malformed or written by a newer version."""

@@ -1,0 +1,281 @@
+"""The recipe: everything that decides a generation, in one YAML file.
+
+`Recipe.load` reads it, `Recipe.template` is the commented file that ``hub-fusion init`` writes. An unknown key is an
+error that names the nearest known one. Precedence: flags, then environment (``HUB_FUSION_ROUND__MIN_CONTRIBUTIONS=3``),
+then the file, then the defaults below. What is not here: credentials and the Hub's address, which belong to whoever
+runs the recipe, not to the recipe.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import os
+from collections.abc import Mapping
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from hub_fusion.errors import RecipeError
+
+ENVIRONMENT_PREFIX = "HUB_FUSION_"
+PERMISSIVE = (
+    "apache-2.0", "mit", "bsd", "bsd-2-clause", "bsd-3-clause", "bsd-3-clause-clear", "isc", "cc0-1.0", "cc-by-2.0",
+    "cc-by-2.5", "cc-by-3.0", "cc-by-4.0", "unlicense", "wtfpl", "zlib", "odc-by", "cdla-permissive-1.0",
+    "cdla-permissive-2.0", "ms-pl", "postgresql", "ncsa", "artistic-2.0", "afl-3.0", "ecl-2.0",
+)  # fmt: skip
+
+
+class Section(BaseModel):
+    """A part of the recipe; unknown keys are errors."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Contributions(Section):
+    """Whose work may enter."""
+
+    include: tuple[str, ...] = Field((), description="repositories to consider although no listing names them")
+    consent: Literal["tag", "license"] = Field(
+        "tag", description="tag: only what is tagged hub-fusion; license: everything whose licence allows it"
+    )
+    licenses: tuple[str, ...] = Field(PERMISSIVE, description="licences that may be fused")
+    own: bool = Field(False, description="take repositories of the base's own account")
+    private: bool = Field(False, description="take private repositories that the token can read")
+    gated: bool = Field(False, description="take gated repositories that the token can read")
+    block: tuple[str, ...] = Field((), description="accounts or repositories never to take")
+
+
+class Round(Section):
+    """When a fuse is due and what enters it."""
+
+    min_contributions: int = Field(5, ge=1)
+    max_contributions: int = Field(32, ge=1)
+    max_wait: timedelta = Field(timedelta(days=7), description="after this wait of the oldest, two are enough")
+    choose: Literal["newest", "oldest", "diverse", "all"] = "newest"
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if self.min_contributions > self.max_contributions:
+            raise ValueError(f"min_contributions {self.min_contributions} > max_contributions {self.max_contributions}")
+        return self
+
+
+class Screen(Section):
+    """What the weights must pass; norms are those of the task vectors, compared with the round's median."""
+
+    cap_mad: float = Field(3.0, ge=0, description="cap norms above median + cap_mad·MAD …")
+    cap_ratio: float = Field(1.5, ge=1, description="… but never below cap_ratio·median")
+    refuse_ratio: float = Field(10.0, ge=1, description="refuse norms above refuse_ratio·median")
+    min_for_norms: int = Field(5, ge=2, description="neither with fewer contributions than this")
+    spool_bytes: int = Field(200 * 10**9, ge=1, description="disk space for downloaded contributions")
+
+
+class Merge(Section):
+    """The formula."""
+
+    method: str = "mean"
+    options: dict[str, Any] = Field(default_factory=dict)
+    vote: Literal["account", "contribution"] = Field("account", description="who has one vote")
+    cap: bool = Field(True, description="cap norms before the method")
+    heads: Literal["drop", "keep"] = Field("drop", description="task heads: leave them out, or keep the base's")
+    steps: tuple[float, ...] = Field((1.0, 0.5, 0.25), description="parts of the way to try, in this order")
+
+    @field_validator("steps")
+    @classmethod
+    def _steps(cls, steps: tuple[float, ...]) -> tuple[float, ...]:
+        if not steps or any(not 0 < s <= 1 for s in steps):
+            raise ValueError("steps are numbers in (0, 1], at least one")
+        return steps
+
+
+class Task(Section):
+    """A held-out task: a folder with train, gate and report parts (see evaluate/tasks.py)."""
+
+    name: str = Field(pattern=r"^[\w.-]{1,64}$")
+    path: Path
+
+
+class Probe(Section):
+    """Linear probe: logistic regression on the frozen body's features."""
+
+    examples: int = Field(1000, ge=2, description="training examples")
+
+
+class FewShot(Section):
+    """Finetuning of the whole model with few examples."""
+
+    examples: int = Field(100, ge=2)
+    epochs: int = Field(20, ge=1)
+    batch_size: int = Field(16, ge=1)
+    learning_rate: float = Field(5e-5, gt=0)
+
+
+class Evaluate(Section):
+    """How a checkpoint is judged as a base."""
+
+    tasks: tuple[Task, ...] = ()
+    probe: Probe | None = Probe()
+    fewshot: FewShot | None = FewShot()
+    seeds: int = Field(5, ge=1)
+    max_test_examples: int = Field(1000, ge=10)
+    max_length: int = Field(128, ge=8, description="tokens")
+
+
+class Gate(Section):
+    """When a candidate is published. Margins are in accuracy (0.02 is two points)."""
+
+    epsilon: float = Field(0.02, ge=0, description="allowed loss against the parent")
+    epsilon_best: float | None = Field(None, ge=0, description="allowed loss against the best generation; default 2ε")
+    protocols: tuple[Literal["probe", "fewshot"], ...] = Field((), description="what decides; empty: all that is measured")
+    require_tasks: bool = Field(True, description="refuse to publish what was not measured")
+
+
+class Publish(Section):
+    """Where a generation goes."""
+
+    license: str | None = Field(None, description="the base's licence; default: as its card says")
+    keep_formats: bool = Field(False, description="leave .bin, .h5 and other stale weight files beside the new weights")
+
+
+class Recipe(Section):
+    """The whole file."""
+
+    base: str = Field(pattern=r"^[\w.-]{1,96}/[\w.-]{1,96}$", description="the repository being improved")
+    root: str | None = Field(None, description="where the base's weights came from, for the card")
+    aliases: tuple[str, ...] = Field((), description="mirrors of the base that people also train from")
+    contributions: Contributions = Contributions()
+    round: Round = Round()
+    screen: Screen = Screen()
+    merge: Merge = Merge()
+    evaluate: Evaluate = Evaluate()
+    gate: Gate = Gate()
+    publish: Publish = Publish()
+    poll_seconds: float = Field(300.0, gt=0, description="pause between two looks at the Hub")
+
+    @classmethod
+    def from_text(
+        cls, text: str, *, source: str = "recipe", overrides: Mapping[str, Any] | None = None, environment: bool = False
+    ) -> Self:
+        """Parse YAML. `overrides` maps dotted keys to values and wins over everything. Raises RecipeError."""
+        try:
+            data = yaml.safe_load(text) or {}
+        except (yaml.YAMLError, RecursionError) as error:
+            raise RecipeError(f"{source} is not YAML: {error}") from None
+        if not isinstance(data, dict):
+            raise RecipeError(f"{source} must be a mapping of keys to values, not {type(data).__name__}")
+        for key, value in (_environment() if environment else {}).items():
+            _set(data, key, value, source=f"environment variable {ENVIRONMENT_PREFIX}…")
+        for key, value in (overrides or {}).items():
+            _set(data, key, value, source="flag")
+        try:
+            return cls.model_validate(data)
+        except ValidationError as error:
+            raise RecipeError(f"{source}: " + "; ".join(_explain(e) for e in error.errors())) from None
+
+    @classmethod
+    def load(cls, path: Path, *, overrides: Mapping[str, Any] | None = None) -> Self:
+        """Read a recipe file; relative task paths are relative to it. Raises RecipeError."""
+        try:
+            text = path.read_text()
+        except OSError as error:
+            raise RecipeError(f"cannot read {path}: {error.strerror}; hub-fusion init writes a recipe") from None
+        except UnicodeDecodeError as error:
+            raise RecipeError(f"{path} is not UTF-8: {error}") from None
+        recipe = cls.from_text(text, source=str(path), overrides=overrides, environment=True)
+        tasks = tuple(t.model_copy(update={"path": path.parent / t.path}) for t in recipe.evaluate.tasks)
+        return recipe.model_copy(update={"evaluate": recipe.evaluate.model_copy(update={"tasks": tasks})})
+
+    def to_yaml(self) -> str:
+        """The whole recipe, defaults included, as YAML that `from_text` reads back to an equal recipe."""
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+    def decisive(self) -> str:
+        """Canonical JSON of what decides the weights and the verdict (not: when, where to, how often)."""
+        keep = self.model_dump(mode="json", include={"base", "contributions", "screen", "merge", "gate"})
+        keep["contributions"].pop("include")
+        keep["screen"].pop("spool_bytes")
+        return json.dumps(keep, sort_keys=True, separators=(",", ":"))
+
+    @staticmethod
+    def template(base: str, root: str | None = None) -> str:
+        """A commented recipe with the defaults that people change."""
+        return TEMPLATE.format(base=base, root=root or "null")
+
+
+def _environment() -> dict[str, Any]:
+    """``HUB_FUSION_ROUND__CHOOSE=all`` → ``{"round.choose": "all"}``; only names of recipe keys count."""
+    found = {}
+    for name, value in os.environ.items():
+        key = name.removeprefix(ENVIRONMENT_PREFIX).lower().replace("__", ".")
+        if name.startswith(ENVIRONMENT_PREFIX) and key.partition(".")[0] in Recipe.model_fields:
+            found[key] = yaml.safe_load(value)
+    return found
+
+
+def _set(data: dict[str, Any], key: str, value: Any, *, source: str) -> None:
+    *parents, last = key.split(".")
+    for parent in parents:
+        data = data.setdefault(parent, {})
+        if not isinstance(data, dict):
+            raise RecipeError(f"{source}: {key}: {parent} is not a section")
+    data[last] = value
+
+
+def _explain(error: Mapping[str, Any]) -> str:
+    """One pydantic error as a sentence; for an unknown key, with the nearest known one."""
+    location = [str(part) for part in error["loc"]]
+    where = ".".join(location)
+    if error["type"] != "extra_forbidden":
+        return f"{where}: {error['msg']} (given: {error.get('input')!r})"[:400]
+    known = _known_keys(location[:-1])
+    near = difflib.get_close_matches(location[-1], known, n=1, cutoff=0.5)
+    hint = f"; did you mean {near[0]!r}?" if near else f"; known are {', '.join(sorted(known))}"
+    return f"unknown key {where!r}{hint}"
+
+
+def _known_keys(location: list[str]) -> list[str]:
+    section: Any = Recipe
+    for part in location:
+        if part.isdigit():
+            continue
+        annotation = section.model_fields[part].annotation
+        candidates = [annotation, *getattr(annotation, "__args__", ())]
+        section = next(c for c in candidates if isinstance(c, type) and issubclass(c, Section))
+    return list(section.model_fields)
+
+
+TEMPLATE = """\
+# A hub_fusion recipe: everything that decides a generation. Run it with: hub-fusion run --recipe THIS_FILE
+base: {base}            # the repository being improved; generations are its tags gen-1, gen-2, …
+root: {root}            # where its first weights came from (for the card)
+aliases: []             # mirrors of the base that people also train from
+
+contributions:
+  consent: tag          # tag: only what is tagged hub-fusion; license: everything the licences below allow
+  licenses: [apache-2.0, mit, bsd-3-clause, cc-by-4.0, cc0-1.0]
+  include: []           # repositories to consider although no listing names them
+  own: false            # take repositories of the base's own account
+
+round:
+  min_contributions: 5  # a fuse is due when so many are ready …
+  max_wait: P7D         # … or when the oldest has waited this long and there are two
+  max_contributions: 32
+  choose: newest        # newest | oldest | diverse | all
+
+merge:
+  method: mean          # hub-fusion methods lists them
+  steps: [1.0, 0.5, 0.25]
+
+evaluate:               # is it a better base? Held-out tasks that no contributor trains on
+  tasks: []             # - {{name: my-task, path: tasks/my-task}}
+  seeds: 5
+  fewshot: {{examples: 100, epochs: 20, learning_rate: 5.0e-05}}
+  probe: {{examples: 1000}}
+
+gate:
+  epsilon: 0.02         # the mean over the gate tasks may fall by so much
+"""

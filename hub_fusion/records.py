@@ -1,0 +1,370 @@
+"""The records that travel between the stages and into the base repository. No I/O here.
+
+A round makes `Contribution`s and `Refusal`s; a fuse that was evaluated makes an `Attempt`; an attempt that was
+published is a `Generation` (``fusion/gen-N.json``). `Index` (``fusion/index.json``) lists all attempts in small form,
+`Status` (``fusion/status.json`` on the branch ``fusion-status``) is what is going on between generations.
+
+Readers ignore unknown fields, so that a newer writer does not break an older dashboard; `schema_version` says when
+they should not even try. ``python -m hub_fusion.records FOLDER`` writes the JSON Schemas.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from hub_fusion.errors import RecordError
+
+SCHEMA_VERSION = 1
+
+Sha = Annotated[str, Field(pattern=r"^[0-9a-f]{40}$", description="a commit, 40 hex digits")]
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Relation = Literal["finetune", "adapter"]
+Role = Literal["gate", "report"]
+KnownBy = Literal["card", "peft", "date", "assumed"]
+AttemptStatus = Literal["root", "published", "rejected", "yanked"]
+
+
+def now() -> datetime:
+    """The present, in UTC, in whole seconds."""
+    return datetime.now(UTC).replace(microsecond=0)
+
+
+class Record(BaseModel):
+    """A frozen value that round-trips through JSON."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    def to_json(self, *, indent: int | None = None) -> str:
+        """The record as JSON text; the same record always gives the same text."""
+        return json.dumps(self.model_dump(mode="json"), indent=indent, ensure_ascii=False, allow_nan=False)
+
+    @classmethod
+    def from_json(cls, text: str | bytes, *, source: str = "the record") -> Self:
+        """Read JSON text; raises RecordError naming `source` and every offending field."""
+        try:
+            data = json.loads(text)
+            version = data.get("schema_version", SCHEMA_VERSION) if isinstance(data, dict) else SCHEMA_VERSION
+            if isinstance(version, int) and version > SCHEMA_VERSION:
+                raise RecordError(f"{source} has schema_version {version}, newer than {SCHEMA_VERSION}: update hub_fusion")
+            return cls.model_validate(data)
+        except ValidationError as error:
+            fields = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()[:8])
+            raise RecordError(f"{source} is not a {cls.__name__}: {fields}") from None
+        except (ValueError, RecursionError) as error:
+            raise RecordError(f"{source} is not JSON: {error}") from None
+
+
+class Credit(Record):
+    """A contribution as a generation's record remembers it: who gave what, and how much of it went in."""
+
+    repo: str
+    sha: Sha
+    relation: Relation
+    author: str
+    license: str | None = Field(None, description="the card's licence, read at `sha`")
+    task: str | None = None
+    datasets: tuple[str, ...] = ()
+    generation: int | None = Field(None, description="the generation it started from")
+    origin_revision: Sha | None = Field(None, description="that generation's commit")
+    known_by: KnownBy | None = Field(None, description="how the origin is known")
+    weight: float | None = Field(None, description="its share of the mean; the shares add up to 1")
+    norm: float | None = Field(None, description="Euclidean norm of its task vector over the fused tensors, before the cap")
+    cosine: float | None = Field(None, description="cosine of its task vector with the merged one")
+    scale: float = Field(1.0, description="what the cap multiplied its task vector with; 1 means untouched")
+
+    @property
+    def clipped(self) -> bool:
+        """Whether the norm cap made its task vector shorter."""
+        return self.scale < 1.0
+
+    @property
+    def key(self) -> str:
+        """``repo@sha``: identifies the contribution and orders contributions canonically."""
+        return f"{self.repo}@{self.sha}"
+
+
+class Contribution(Credit):
+    """A finetune or adapter considered for fusion, pinned to a commit: what the Hub says about it, nothing trusted."""
+
+    kind: Literal["contribution"] = "contribution"
+    base: str | None = Field(None, description="the base repository it declares")
+    base_revision: str | None = Field(None, description="the revision of the base it declares: a sha or a tag")
+    consent: bool = Field(False, description="tagged `hub-fusion`, or `hub_fusion.contribute` in the card is true")
+    tags: tuple[str, ...] = ()
+    private: bool = False
+    gated: bool = False
+    created_at: datetime | None = None
+    last_modified: datetime | None = None
+    files: tuple[str, ...] = ()
+
+    def to_credit(self) -> Credit:
+        """The part that the generation's record keeps."""
+        return Credit.model_validate(self.model_dump())
+
+    def refuse(self, stage: Stage, code: str, reason: str, fix: str) -> Refusal:
+        """A refusal of this contribution."""
+        return Refusal(
+            repo=self.repo, sha=self.sha, author=self.author, stage=stage, code=code, reason=reason, fix=fix
+        )
+
+
+Stage = Literal["discover", "filter", "screen", "fuse"]
+
+
+class Refusal(Record):
+    """A contribution set aside: where, why in a word, why in a sentence, and what its author can do."""
+
+    kind: Literal["refusal"] = "refusal"
+    repo: str
+    sha: str
+    author: str
+    stage: Stage
+    code: str
+    reason: str
+    fix: str
+
+
+class Estimate(Record):
+    """A mean with its 95 % bootstrap interval. Accuracies are fractions of 1."""
+
+    mean: float
+    low: float
+    high: float
+
+
+class Score(Estimate):
+    """Accuracy of one model on one task (or, with task None, on the mean over the tasks of a role)."""
+
+    task: str | None = None
+    role: Role
+    protocol: str = Field(description="probe or fewshot")
+    examples: int = Field(description="test examples")
+    per_seed: tuple[float, ...] = ()
+
+
+class Scores(Record):
+    """Everything measured on one checkpoint."""
+
+    suite: str = Field(description="sha256 of tasks, protocols and seeds: scores of different suites do not compare")
+    weights_sha256: str = Field(description="sha256 over the checkpoint's weight files")
+    tasks: tuple[Score, ...] = ()
+    means: tuple[Score, ...] = Field((), description="one per role and protocol")
+    seconds: float = 0.0
+
+    def mean(self, role: Role, protocol: str | None = None) -> float:
+        """Mean accuracy over the tasks of `role`, over all protocols or one. Raises RecordError if nothing was measured."""
+        values = [s.mean for s in self.means if s.role == role and protocol in (None, s.protocol)]
+        if not values:
+            raise RecordError(f"no score with role {role!r} and protocol {protocol!r}; there are {self.names()}")
+        return sum(values) / len(values)
+
+    def names(self) -> list[str]:
+        """``role/protocol`` of all means."""
+        return [f"{s.role}/{s.protocol}" for s in self.means]
+
+
+class Difference(Estimate):
+    """Candidate minus parent, paired by seed and test example."""
+
+    role: Role
+    protocol: str
+
+
+class Verdict(Record):
+    """What the gate said, with the numbers it looked at (mean accuracy over the gate tasks)."""
+
+    accepted: bool
+    step: float = Field(description="the part of the way from parent to candidate that was judged, 0 to 1")
+    candidate: float
+    parent: float
+    best: float = Field(description="the best published generation so far")
+    epsilon: float
+    reason: str
+    tried: tuple[tuple[float, float], ...] = Field((), description="(step, candidate's gate mean) of every step tried")
+
+
+class Attempt(Record):
+    """A fuse that was evaluated, published or not: enough to understand it and to do it again."""
+
+    schema_version: int = SCHEMA_VERSION
+    id: Sha256 = Field(description="sha256 of parent, recipe, suite and sorted contribution shas")
+    status: AttemptStatus
+    generation: int | None = None
+    base: str
+    root: str | None = None
+    parent_generation: int | None = None
+    parent_revision: Sha | None = None
+    created_at: datetime
+    contributions: tuple[Credit, ...] = ()
+    refusals: tuple[Refusal, ...] = ()
+    recipe: str = Field("", description="the recipe, verbatim YAML")
+    method: str = "mean"
+    step: float = 1.0
+    parent_scores: Scores | None = None
+    candidate_scores: Scores | None = None
+    differences: tuple[Difference, ...] = ()
+    verdict: Verdict | None = None
+    weights: dict[str, str] = Field(default_factory=dict, description="weight file → sha256")
+    versions: dict[str, str] = Field(default_factory=dict)
+    hardware: dict[str, Any] = Field(default_factory=dict)
+    seconds: dict[str, float] = Field(default_factory=dict, description="stage → wall time")
+
+    @property
+    def tag(self) -> str | None:
+        """``gen-N``, or None for an attempt that was not published."""
+        return None if self.generation is None else f"gen-{self.generation}"
+
+    def to_entry(self, revision: str | None = None) -> IndexEntry:
+        """The small form for the index; `revision` is the commit of the generation where it is known by now."""
+        return IndexEntry(
+            id=self.id,
+            status=self.status,
+            generation=self.generation,
+            tag=self.tag,
+            revision=revision,
+            parent_generation=self.parent_generation,
+            parent_revision=self.parent_revision,
+            created_at=self.created_at,
+            method=self.method,
+            step=self.step,
+            contributions=len(self.contributions),
+            authors=tuple(sorted({c.author for c in self.contributions})[:20]),
+            refusals=len(self.refusals),
+            scores=tuple(s.model_copy(update={"per_seed": ()}) for s in self.candidate_scores.means)
+            if self.candidate_scores
+            else (),
+            suite=self.candidate_scores.suite if self.candidate_scores else None,
+            differences=self.differences,
+            reason=self.verdict.reason if self.verdict else "",
+        )
+
+
+class Generation(Attempt):
+    """A published attempt: ``fusion/gen-N.json``, written in the same commit as its weights."""
+
+    status: Literal["root", "published", "yanked"] = "published"
+    generation: int
+
+
+class IndexEntry(Record):
+    """One attempt in ``fusion/index.json``; `revision` of the newest is filled in by the next commit (see its tag)."""
+
+    id: str
+    status: AttemptStatus
+    generation: int | None = None
+    tag: str | None = None
+    revision: Sha | None = None
+    parent_generation: int | None = None
+    parent_revision: Sha | None = None
+    created_at: datetime
+    method: str = "mean"
+    step: float = 1.0
+    contributions: int = 0
+    authors: tuple[str, ...] = Field((), description="at most 20 of them")
+    refusals: int = 0
+    scores: tuple[Score, ...] = ()
+    suite: str | None = None
+    differences: tuple[Difference, ...] = ()
+    reason: str = ""
+
+
+class Index(Record):
+    """``fusion/index.json``: all attempts, oldest first, small."""
+
+    schema_version: int = SCHEMA_VERSION
+    base: str
+    root: str | None = None
+    updated_at: datetime
+    entries: tuple[IndexEntry, ...] = ()
+
+    @property
+    def generations(self) -> list[IndexEntry]:
+        """The published entries, gen-0 first."""
+        return sorted((e for e in self.entries if e.generation is not None), key=lambda e: e.generation or 0)
+
+    @property
+    def newest(self) -> IndexEntry | None:
+        """The newest generation, or None before gen-0."""
+        return self.generations[-1] if self.generations else None
+
+
+class Waiting(Record):
+    """A contribution that is in the queue for the next generation."""
+
+    repo: str
+    sha: str
+    since: datetime | None = None
+
+
+class Status(Record):
+    """``fusion/status.json`` on the branch ``fusion-status``: what is going on between generations."""
+
+    schema_version: int = SCHEMA_VERSION
+    base: str
+    heartbeat: datetime
+    generation: int | None = None
+    queue: tuple[Waiting, ...] = ()
+    refusals: tuple[Refusal, ...] = ()
+    rejected: tuple[Attempt, ...] = Field((), description="attempts the gate rejected since the newest generation")
+    last_error: str | None = None
+
+
+def attempt_id(parent_revision: str, recipe: str, suite: str, shas: Iterable[str]) -> str:
+    """sha256 of (parent, recipe, suite, sorted contribution shas): equal ids mean the same attempt, not to be made twice.
+
+    `recipe` is the canonical text of what decides the weights and the verdict, not the file with its comments.
+    """
+    payload = json.dumps([parent_revision, recipe, suite, sorted(shas)], separators=(",", ":"))
+    return hashlib.sha256(payload.encode()).hexdigest()
+
+
+def parse_lines(lines: Iterable[str], *, source: str = "standard input") -> tuple[list[Contribution], list[Refusal]]:
+    """Read what a stage wrote (JSON lines): contributions and refusals. Raises RecordError with the line's number."""
+    kept: list[Contribution] = []
+    refusals: list[Refusal] = []
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        where = f"line {number} of {source}"
+        try:
+            kind = json.loads(line).get("kind")
+        except (ValueError, AttributeError) as error:
+            raise RecordError(f"{where} is not a JSON object: {error}") from None
+        if kind == "contribution":
+            kept.append(Contribution.from_json(line, source=where))
+        elif kind == "refusal":
+            refusals.append(Refusal.from_json(line, source=where))
+        else:
+            raise RecordError(f"{where} has kind {kind!r}; expected 'contribution' or 'refusal'")
+    return kept, refusals
+
+
+SCHEMAS: dict[str, type[Record]] = {
+    "contribution": Contribution,
+    "refusal": Refusal,
+    "generation": Generation,
+    "attempt": Attempt,
+    "index": Index,
+    "status": Status,
+}
+
+
+def write_schemas(folder: Path) -> None:
+    """Write ``NAME.schema.json`` for every published record (JSON Schema draft 2020-12)."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, record in SCHEMAS.items():
+        schema = {"$schema": "https://json-schema.org/draft/2020-12/schema"} | record.model_json_schema()
+        (folder / f"{name}.schema.json").write_text(json.dumps(schema, indent=1, ensure_ascii=False) + "\n")
+
+
+if __name__ == "__main__":
+    import sys
+
+    write_schemas(Path(sys.argv[1]) if len(sys.argv) > 1 else Path(__file__).with_name("schemas"))
