@@ -32,7 +32,7 @@ PERMISSIVE = (
 class Section(BaseModel):
     """A part of the recipe; unknown keys are errors."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class Contributions(Section):
@@ -130,7 +130,9 @@ class Gate(Section):
 
     epsilon: float = Field(0.02, ge=0, description="allowed loss against the parent")
     epsilon_best: float | None = Field(None, ge=0, description="allowed loss against the best generation; default 2ε")
-    protocols: tuple[Literal["probe", "fewshot"], ...] = Field((), description="what decides; empty: all that is measured")
+    protocols: tuple[Literal["probe", "fewshot"], ...] = Field(
+        (), description="what decides; empty: all that was measured"
+    )
     require_tasks: bool = Field(True, description="refuse to publish what was not measured")
 
 
@@ -161,10 +163,7 @@ class Recipe(Section):
         cls, text: str, *, source: str = "recipe", overrides: Mapping[str, Any] | None = None, environment: bool = False
     ) -> Self:
         """Parse YAML. `overrides` maps dotted keys to values and wins over everything. Raises RecipeError."""
-        try:
-            data = yaml.safe_load(text) or {}
-        except (yaml.YAMLError, RecursionError) as error:
-            raise RecipeError(f"{source} is not YAML: {error}") from None
+        data = _parse(text, source) or {}
         if not isinstance(data, dict):
             raise RecipeError(f"{source} must be a mapping of keys to values, not {type(data).__name__}")
         for key, value in (_environment() if environment else {}).items():
@@ -212,8 +211,16 @@ def _environment() -> dict[str, Any]:
     for name, value in os.environ.items():
         key = name.removeprefix(ENVIRONMENT_PREFIX).lower().replace("__", ".")
         if name.startswith(ENVIRONMENT_PREFIX) and key.partition(".")[0] in Recipe.model_fields:
-            found[key] = yaml.safe_load(value)
+            found[key] = _parse(value, f"environment variable {name}")
     return found
+
+
+def _parse(text: str, source: str) -> Any:
+    """What the YAML says; RecipeError if it says nothing. PyYAML's number and date constructors raise bare errors."""
+    try:
+        return yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError, LookupError, AttributeError, TypeError, RecursionError) as error:
+        raise RecipeError(f"{source} is not YAML: {error}") from None
 
 
 def _set(data: dict[str, Any], key: str, value: Any, *, source: str) -> None:

@@ -17,7 +17,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from hub_fusion.errors import RecordError
 
@@ -25,6 +25,7 @@ SCHEMA_VERSION = 1
 
 Sha = Annotated[str, Field(pattern=r"^[0-9a-f]{40}$", description="a commit, 40 hex digits")]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Moment = Annotated[datetime, AfterValidator(lambda at: at if at.tzinfo else at.replace(tzinfo=UTC))]  # naive means UTC
 Relation = Literal["finetune", "adapter"]
 Role = Literal["gate", "report"]
 KnownBy = Literal["card", "peft", "date", "assumed"]
@@ -37,28 +38,39 @@ def now() -> datetime:
 
 
 class Record(BaseModel):
-    """A frozen value that round-trips through JSON."""
+    """A frozen value that round-trips through JSON; numbers are finite, moments have a time zone."""
 
-    model_config = ConfigDict(frozen=True, extra="ignore")
+    model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False)
 
     def to_json(self, *, indent: int | None = None) -> str:
-        """The record as JSON text; the same record always gives the same text."""
-        return json.dumps(self.model_dump(mode="json"), indent=indent, ensure_ascii=False, allow_nan=False)
+        """The record as JSON text; the same record always gives the same text, and it can be encoded as UTF-8."""
+        return _encodable(json.dumps(self.model_dump(mode="json"), indent=indent, ensure_ascii=False, allow_nan=False))
 
     @classmethod
     def from_json(cls, text: str | bytes, *, source: str = "the record") -> Self:
         """Read JSON text; raises RecordError naming `source` and every offending field."""
         try:
-            data = json.loads(text)
-            version = data.get("schema_version", SCHEMA_VERSION) if isinstance(data, dict) else SCHEMA_VERSION
-            if isinstance(version, int) and version > SCHEMA_VERSION:
-                raise RecordError(f"{source} has schema_version {version}, newer than {SCHEMA_VERSION}: update hub_fusion")
+            data = json.loads(text, parse_constant=_refuse_constant)
+            version = str(data.get("schema_version", SCHEMA_VERSION) if isinstance(data, dict) else SCHEMA_VERSION)
+            if version.isdecimal() and int(version) > SCHEMA_VERSION:
+                raise RecordError(
+                    f"{source} has schema_version {version}, newer than {SCHEMA_VERSION}: update hub_fusion"
+                )
             return cls.model_validate(data)
         except ValidationError as error:
             fields = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()[:8])
             raise RecordError(f"{source} is not a {cls.__name__}: {fields}") from None
         except (ValueError, RecursionError) as error:
             raise RecordError(f"{source} is not JSON: {error}") from None
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is not a number in JSON")
+
+
+def _encodable(text: str) -> str:
+    """`text` with a question mark for every lone surrogate, which JSON may escape but UTF-8 cannot carry."""
+    return text.encode("utf-8", "replace").decode("utf-8")
 
 
 class Credit(Record):
@@ -75,7 +87,9 @@ class Credit(Record):
     origin_revision: Sha | None = Field(None, description="that generation's commit")
     known_by: KnownBy | None = Field(None, description="how the origin is known")
     weight: float | None = Field(None, description="its share of the mean; the shares add up to 1")
-    norm: float | None = Field(None, description="Euclidean norm of its task vector over the fused tensors, before the cap")
+    norm: float | None = Field(
+        None, description="Euclidean norm of its task vector over the fused tensors, before the cap"
+    )
     cosine: float | None = Field(None, description="cosine of its task vector with the merged one")
     scale: float = Field(1.0, description="what the cap multiplied its task vector with; 1 means untouched")
 
@@ -100,8 +114,8 @@ class Contribution(Credit):
     tags: tuple[str, ...] = ()
     private: bool = False
     gated: bool = False
-    created_at: datetime | None = None
-    last_modified: datetime | None = None
+    created_at: Moment | None = None
+    last_modified: Moment | None = None
     files: tuple[str, ...] = ()
 
     def to_credit(self) -> Credit:
@@ -110,9 +124,7 @@ class Contribution(Credit):
 
     def refuse(self, stage: Stage, code: str, reason: str, fix: str) -> Refusal:
         """A refusal of this contribution."""
-        return Refusal(
-            repo=self.repo, sha=self.sha, author=self.author, stage=stage, code=code, reason=reason, fix=fix
-        )
+        return Refusal(repo=self.repo, sha=self.sha, author=self.author, stage=stage, code=code, reason=reason, fix=fix)
 
 
 Stage = Literal["discover", "filter", "screen", "fuse"]
@@ -159,7 +171,7 @@ class Scores(Record):
     seconds: float = 0.0
 
     def mean(self, role: Role, protocol: str | None = None) -> float:
-        """Mean accuracy over the tasks of `role`, over all protocols or one. Raises RecordError if nothing was measured."""
+        """Mean accuracy over the tasks of `role`, over all protocols or one. RecordError if nothing was measured."""
         values = [s.mean for s in self.means if s.role == role and protocol in (None, s.protocol)]
         if not values:
             raise RecordError(f"no score with role {role!r} and protocol {protocol!r}; there are {self.names()}")
@@ -201,7 +213,7 @@ class Attempt(Record):
     root: str | None = None
     parent_generation: int | None = None
     parent_revision: Sha | None = None
-    created_at: datetime
+    created_at: Moment
     contributions: tuple[Credit, ...] = ()
     refusals: tuple[Refusal, ...] = ()
     recipe: str = Field("", description="the recipe, verbatim YAML")
@@ -263,7 +275,7 @@ class IndexEntry(Record):
     revision: Sha | None = None
     parent_generation: int | None = None
     parent_revision: Sha | None = None
-    created_at: datetime
+    created_at: Moment
     method: str = "mean"
     step: float = 1.0
     contributions: int = 0
@@ -275,14 +287,26 @@ class IndexEntry(Record):
     reason: str = ""
 
 
+def _dump_scores(entry: IndexEntry) -> list[dict[str, Any]]:
+    return [score.model_dump(mode="json", exclude_defaults=True) for score in entry.scores]
+
+
 class Index(Record):
-    """``fusion/index.json``: all attempts, oldest first, small."""
+    """``fusion/index.json``: all attempts, oldest first, small (scores leave out fields that hold their default)."""
 
     schema_version: int = SCHEMA_VERSION
     base: str
     root: str | None = None
-    updated_at: datetime
+    updated_at: Moment
     entries: tuple[IndexEntry, ...] = ()
+
+    def to_json(self, *, indent: int | None = None) -> str:
+        """The index as JSON text, one entry on a line; `indent` is not used, since it would double the size."""
+        data = self.model_dump(mode="json", exclude={"entries"})
+        entries = (e.model_dump(mode="json") | {"scores": _dump_scores(e)} for e in self.entries)
+        lines = [json.dumps(e, separators=(",", ":"), ensure_ascii=False, allow_nan=False) for e in entries]
+        head = json.dumps(data, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+        return _encodable(head[:-1] + ',"entries":[\n' + ",\n".join(lines) + "\n]}")
 
     @property
     def generations(self) -> list[IndexEntry]:
@@ -300,7 +324,7 @@ class Waiting(Record):
 
     repo: str
     sha: str
-    since: datetime | None = None
+    since: Moment | None = None
 
 
 class Status(Record):
@@ -308,7 +332,7 @@ class Status(Record):
 
     schema_version: int = SCHEMA_VERSION
     base: str
-    heartbeat: datetime
+    heartbeat: Moment
     generation: int | None = None
     queue: tuple[Waiting, ...] = ()
     refusals: tuple[Refusal, ...] = ()
@@ -317,7 +341,7 @@ class Status(Record):
 
 
 def attempt_id(parent_revision: str, recipe: str, suite: str, shas: Iterable[str]) -> str:
-    """sha256 of (parent, recipe, suite, sorted contribution shas): equal ids mean the same attempt, not to be made twice.
+    """sha256 of (parent, recipe, suite, sorted contribution shas): an attempt with an equal id is not made twice.
 
     `recipe` is the canonical text of what decides the weights and the verdict, not the file with its comments.
     """
@@ -335,7 +359,7 @@ def parse_lines(lines: Iterable[str], *, source: str = "standard input") -> tupl
         where = f"line {number} of {source}"
         try:
             kind = json.loads(line).get("kind")
-        except (ValueError, AttributeError) as error:
+        except (ValueError, AttributeError, RecursionError) as error:
             raise RecordError(f"{where} is not a JSON object: {error}") from None
         if kind == "contribution":
             kept.append(Contribution.from_json(line, source=where))
