@@ -1,0 +1,257 @@
+"""The only module that calls the Hub. One `Hub` wraps one `HfApi(endpoint=…)` and speaks in hub_fusion's errors.
+
+What it adds to the client: retries with back-off where the client has none (reads; never a commit, which may have
+arrived), a cache of its own for every endpoint other than the default one, byte ranges, and one error tree.
+Every method raises HubUnreachable when there is no answer, RepoMissing for what is not there (or hidden from the
+token), HubError for other refusals.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import random
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from hub_fusion import __version__
+from hub_fusion.errors import HubConflict, HubError, HubUnreachable, RepoMissing
+
+if TYPE_CHECKING:
+    from huggingface_hub import CommitOperationAdd, CommitOperationDelete
+    from huggingface_hub.hf_api import ModelInfo
+
+    Operation = CommitOperationAdd | CommitOperationDelete
+
+T = TypeVar("T")
+RETRIES = 4
+LIST_FIELDS = ["author", "cardData", "createdAt", "disabled", "gated", "lastModified", "private", "sha", "siblings", "tags"]
+
+
+@dataclass(frozen=True)
+class FileInfo:
+    """A file of a repository at a commit; `sha256` is known for LFS files only."""
+
+    path: str
+    size: int
+    sha256: str | None
+
+
+@dataclass(frozen=True)
+class CommitInfo:
+    """A commit of a branch."""
+
+    sha: str
+    title: str
+    created_at: datetime
+
+
+class Hub:
+    """A Hugging Face Hub, real or local.
+
+    Args:
+        endpoint: its URL; default: ``HF_ENDPOINT``, else huggingface.co.
+        token: an access token; default: the one saved by ``hf auth login`` or ``HF_TOKEN``.
+        cache_dir: where downloads go; default: the client's cache, in a folder of its own for other endpoints.
+    """
+
+    def __init__(self, endpoint: str | None = None, token: str | None = None, cache_dir: Path | None = None) -> None:
+        from huggingface_hub import HfApi, constants
+
+        self.endpoint = (endpoint or constants.ENDPOINT).rstrip("/")
+        self.api = HfApi(endpoint=self.endpoint, token=token, library_name="hub_fusion", library_version=__version__)
+        if cache_dir is None:
+            cache_dir = Path(constants.HF_HUB_CACHE)
+            if self.endpoint != "https://huggingface.co":  # the same repo id means another repository there
+                cache_dir = cache_dir / f"endpoint-{hashlib.sha256(self.endpoint.encode()).hexdigest()[:12]}"
+        self.cache_dir = cache_dir
+
+    def __repr__(self) -> str:
+        return f"Hub({self.endpoint!r})"
+
+    # reading -------------------------------------------------------------------------------------------------------
+
+    def account(self) -> str | None:
+        """The name behind the token, or None without one. Raises HubError for a token that the Hub rejects."""
+        from huggingface_hub.errors import LocalTokenNotFoundError
+
+        try:
+            return str(self._read(self.api.whoami)["name"])
+        except LocalTokenNotFoundError:
+            return None
+
+    def children(self, base: str, relation: str) -> Iterator[ModelInfo]:
+        """All repositories whose card declares `base` with this relation, last modified first."""
+        query = f"base_model:{relation}:{base}"
+        expand: Any = LIST_FIELDS
+        yield from self._read(lambda: list(self.api.list_models(filter=query, sort="last_modified", expand=expand)))
+
+    def model(self, repo: str, revision: str | None = None) -> ModelInfo:
+        """Metadata of one repository at a revision (default: main)."""
+        return self._read(lambda: self.api.model_info(repo, revision=revision, timeout=30), repo, revision)
+
+    def resolve(self, repo: str, revision: str = "main") -> str:
+        """The commit (40 hex) behind a branch, tag or short sha."""
+        return str(self.model(repo, revision).sha)
+
+    def tags(self, repo: str) -> dict[str, str]:
+        """Tag → commit."""
+        refs = self._read(lambda: self.api.list_repo_refs(repo), repo)
+        return {ref.name: ref.target_commit for ref in refs.tags}
+
+    def branches(self, repo: str) -> dict[str, str]:
+        """Branch → commit."""
+        refs = self._read(lambda: self.api.list_repo_refs(repo), repo)
+        return {ref.name: ref.target_commit for ref in refs.branches}
+
+    def commits(self, repo: str, revision: str = "main") -> list[CommitInfo]:
+        """The history of a branch, newest first."""
+        found = self._read(lambda: list(self.api.list_repo_commits(repo, revision=revision)), repo, revision)
+        return [CommitInfo(c.commit_id, c.title, c.created_at) for c in found]
+
+    def files(self, repo: str, revision: str) -> dict[str, FileInfo]:
+        """All files at a revision."""
+        tree = self._read(lambda: list(self.api.list_repo_tree(repo, recursive=True, revision=revision)), repo, revision)
+        found = {}
+        for entry in tree:
+            if hasattr(entry, "size") and entry.__class__.__name__ == "RepoFile":
+                found[entry.path] = FileInfo(entry.path, entry.size, entry.lfs.sha256 if entry.lfs else None)
+        return found
+
+    def read_text(self, repo: str, path: str, *, revision: str = "main", max_bytes: int = 20_000_000) -> str:
+        """A small text file. Raises RepoMissing if it is not there, HubError if it is larger than `max_bytes`."""
+        local = Path(self._read(lambda: self._download(repo, path, revision), repo, revision, path))
+        if local.stat().st_size > max_bytes:
+            raise HubError(f"{repo}/{path} has {local.stat().st_size} bytes, more than the {max_bytes} expected of it")
+        return local.read_text(encoding="utf-8", errors="replace")
+
+    def download(self, repo: str, path: str, revision: str, folder: Path | None = None) -> Path:
+        """Fetch one file (resumed, hash-checked by the caller) into `folder`, or into the cache."""
+        return Path(self._read(lambda: self._download(repo, path, revision, folder), repo, revision, path))
+
+    def snapshot(self, repo: str, revision: str, patterns: Sequence[str] | None = None) -> Path:
+        """A folder with the repository's files at a revision, from the cache where possible."""
+        fetch = lambda: self.api.snapshot_download(  # noqa: E731
+            repo, revision=revision, allow_patterns=list(patterns) if patterns else None, cache_dir=self.cache_dir
+        )
+        return Path(self._read(fetch, repo, revision))
+
+    def read_range(self, repo: str, path: str, revision: str, start: int, stop: int) -> bytes:
+        """Bytes [start, stop) of a file, fewer where it ends before. Raises HubError if the server ignores ranges."""
+        from huggingface_hub import hf_hub_url
+        from huggingface_hub.utils import get_session, hf_raise_for_status
+
+        url = hf_hub_url(repo, path, revision=revision, endpoint=self.endpoint)
+        headers = self.api._build_hf_headers() | {"range": f"bytes={start}-{stop - 1}", "accept-encoding": "identity"}
+
+        def fetch() -> bytes:
+            with get_session().stream("GET", url, headers=headers, follow_redirects=True, timeout=30) as answer:
+                if answer.status_code != 206 and int(answer.headers.get("content-length", stop)) > stop:
+                    answer.read() if answer.status_code >= 400 else None
+                    hf_raise_for_status(answer)
+                    raise HubError(f"{self.endpoint} ignores byte ranges; cannot read {repo}/{path} in parts")
+                body = answer.read()
+                hf_raise_for_status(answer)
+            return body[: stop - start] if answer.status_code == 206 else body[start:stop]
+
+        return self._read(fetch, repo, revision, path)
+
+    # writing -------------------------------------------------------------------------------------------------------
+
+    def create_repo(self, repo: str, *, private: bool = False) -> None:
+        """Make a model repository if it is not there."""
+        self._once(lambda: self.api.create_repo(repo, private=private, exist_ok=True), repo)
+
+    def delete_repo(self, repo: str) -> None:
+        """Remove a repository and everything in it."""
+        self._once(lambda: self.api.delete_repo(repo), repo)
+
+    def commit(
+        self,
+        repo: str,
+        operations: Sequence[Operation],
+        message: str,
+        *,
+        description: str = "",
+        branch: str = "main",
+        parent: str | None = None,
+    ) -> str:
+        """One atomic commit; gives its sha. Raises HubConflict if the branch is no longer at `parent`."""
+        done = self._once(
+            lambda: self.api.create_commit(
+                repo,
+                list(operations),
+                commit_message=message,
+                commit_description=description,
+                revision=branch,
+                parent_commit=parent,
+            ),
+            repo,
+            branch,
+        )
+        return str(done.oid)
+
+    def tag(self, repo: str, tag: str, revision: str, message: str = "") -> None:
+        """Tag a commit. The same tag on the same commit is fine; on another one it raises HubConflict."""
+        try:
+            self._once(lambda: self.api.create_tag(repo, tag=tag, revision=revision, tag_message=message), repo, revision)
+        except HubConflict:
+            there = self.tags(repo).get(tag)
+            if there != revision:
+                raise HubConflict(f"tag {tag} of {repo} is on {there}, not on {revision}") from None
+
+    def create_branch(self, repo: str, branch: str) -> None:
+        """Start a branch at main if it is not there."""
+        self._once(lambda: self.api.create_branch(repo, branch=branch, exist_ok=True), repo)
+
+    # plumbing ------------------------------------------------------------------------------------------------------
+
+    def _download(self, repo: str, path: str, revision: str, folder: Path | None = None) -> str:
+        place: dict[str, Any] = {"local_dir": folder} if folder else {"cache_dir": self.cache_dir}
+        return str(self.api.hf_hub_download(repo, path, revision=revision, **place))
+
+    def _read(self, call: Callable[[], T], *what: str | None) -> T:
+        """Call something that changes nothing; try again on 429, 5xx and broken connections."""
+        for attempt in range(RETRIES + 1):
+            try:
+                return self._once(call, *what)
+            except HubUnreachable as error:
+                if attempt == RETRIES:
+                    raise
+                wait = getattr(error, "retry_after", None) or 0.5 * 2**attempt
+                time.sleep(min(wait, 60.0) * (1 + random.random() / 4))  # noqa: S311 (jitter)
+        raise AssertionError("unreachable")
+
+    def _once(self, call: Callable[[], T], *what: str | None) -> T:
+        """Call the client and translate its errors."""
+        from huggingface_hub import errors
+        from huggingface_hub.utils import httpx
+
+        name = "/".join(part for part in what if part) or "the request"
+        try:
+            return call()
+        except (errors.RemoteEntryNotFoundError, errors.RevisionNotFoundError, errors.RepositoryNotFoundError) as error:
+            raise RepoMissing(f"{name} is not on {self.endpoint}, or this token may not see it") from error
+        except errors.HfHubHTTPError as error:
+            raise self._translate(error, name) from error
+        except errors.LocalTokenNotFoundError:
+            raise
+        except (httpx.TransportError, errors.OfflineModeIsEnabled, errors.LocalEntryNotFoundError) as error:
+            raise HubUnreachable(f"{self.endpoint} does not answer ({name}): {error}") from error
+        except errors.HFValidationError as error:
+            raise HubError(f"{name} is not a valid name on the Hub: {error}") from error
+
+    def _translate(self, error: Any, name: str) -> HubError:
+        response = error.response
+        text = error.server_message or str(error).splitlines()[0]
+        if response.status_code in (409, 412):
+            return HubConflict(f"{name}: {text}")
+        if response.status_code == 429 or response.status_code >= 500:
+            unreachable = HubUnreachable(f"{self.endpoint} answers {response.status_code} ({name}): {text}")
+            after = response.headers.get("retry-after", "")
+            unreachable.retry_after = float(after) if after.isdigit() else None  # type: ignore[attr-defined]
+            return unreachable
+        return HubError(f"{self.endpoint} answers {response.status_code} ({name}): {text}")

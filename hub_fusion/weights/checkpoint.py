@@ -1,0 +1,197 @@
+"""Safetensors on this machine: headers checked strictly, tensors read in place, shards written at known offsets.
+
+The format: 8 bytes little-endian header length, a JSON header, then the bytes of all tensors without holes
+(https://github.com/huggingface/safetensors#format). Nothing here imports torch until a tensor is read, and nothing is
+ever unpickled. Not covered: sub-byte dtypes, and reading from the Hub (see remote.py).
+"""
+
+from __future__ import annotations
+
+import json
+import mmap
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hub_fusion.errors import HeaderError, WeightsError
+
+if TYPE_CHECKING:
+    import torch
+
+ITEM_BYTES = {
+    "BOOL": 1, "U8": 1, "I8": 1, "F8_E4M3": 1, "F8_E5M2": 1, "I16": 2, "U16": 2, "F16": 2, "BF16": 2, "I32": 4,
+    "U32": 4, "F32": 4, "F64": 8, "I64": 8, "U64": 8, "C64": 8,
+}  # fmt: skip
+FLOATS = frozenset({"F16", "BF16", "F32", "F64"})
+TORCH_NAMES = {
+    "BOOL": "bool", "U8": "uint8", "I8": "int8", "F8_E4M3": "float8_e4m3fn", "F8_E5M2": "float8_e5m2", "I16": "int16",
+    "U16": "uint16", "F16": "float16", "BF16": "bfloat16", "I32": "int32", "U32": "uint32", "F32": "float32",
+    "F64": "float64", "I64": "int64", "U64": "uint64", "C64": "complex64",
+}  # fmt: skip
+MAX_HEADER_BYTES = 100_000_000  # the format's own limit
+SINGLE = "model.safetensors"
+INDEX = "model.safetensors.index.json"
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """What a header says about one tensor; `start` counts from the first byte of the file."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    file: str
+    start: int
+    size_bytes: int
+
+
+def header_length(prefix: bytes, *, source: str) -> int:
+    """Length of the JSON header in bytes, from the first 8 bytes of a file. Raises HeaderError."""
+    if len(prefix) < 8:
+        raise HeaderError(f"{source} has {len(prefix)} bytes, too short for a safetensors file: upload it again")
+    length = int.from_bytes(prefix[:8], "little")
+    if not 2 <= length <= MAX_HEADER_BYTES:
+        raise HeaderError(f"{source} claims a header of {length} bytes; allowed are 2 to {MAX_HEADER_BYTES}")
+    return length
+
+
+def parse_header(header: bytes, file_size: int, *, source: str) -> tuple[dict[str, TensorSpec], dict[str, str]]:
+    """Tensors by name, and the metadata, from the JSON part of a file of `file_size` bytes.
+
+    Raises HeaderError for everything the format forbids: duplicate names, unknown dtypes, negative or overflowing
+    shapes, offsets that overlap, leave holes or do not end with the file.
+    """
+    if header[:1] != b"{":
+        raise HeaderError(f"{source}: the header does not begin with '{{' but with {header[:1]!r}")
+    try:
+        data = json.loads(header, object_pairs_hook=_no_duplicates)
+    except (ValueError, RecursionError) as error:
+        raise HeaderError(f"{source}: the header is not JSON: {error}") from None
+    metadata = data.pop("__metadata__", {})
+    if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
+        raise HeaderError(f"{source}: __metadata__ must map strings to strings")
+    data_start = 8 + len(header)
+    tensors = {name: _spec(name, entry, data_start, source) for name, entry in data.items()}
+    end = data_start
+    for spec in sorted(tensors.values(), key=lambda s: (s.start, s.size_bytes)):
+        if spec.start != end:
+            law = "overlaps the tensor before it" if spec.start < end else "leaves a hole before it"
+            raise HeaderError(f"{source}: tensor {spec.name!r} {law} (starts at {spec.start}, expected {end})")
+        end += spec.size_bytes
+    if end != file_size:
+        raise HeaderError(f"{source} has {file_size} bytes but its header describes {end}: truncated or padded")
+    return tensors, metadata
+
+
+def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("a name occurs twice")
+    return found
+
+
+def _spec(name: str, entry: Any, data_start: int, source: str) -> TensorSpec:
+    where = f"{source}: tensor {name[:200]!r}"
+    if not isinstance(entry, dict) or set(entry) != {"dtype", "shape", "data_offsets"}:
+        raise HeaderError(f"{where} needs exactly dtype, shape and data_offsets")
+    dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
+    if dtype not in ITEM_BYTES:
+        raise HeaderError(f"{where} has dtype {dtype!r}; known are {', '.join(ITEM_BYTES)}")
+    sizes_ok = isinstance(shape, list) and all(type(n) is int and 0 <= n < 2**48 for n in shape) and len(shape) <= 16
+    offsets_ok = isinstance(offsets, list) and len(offsets) == 2 and all(type(n) is int and n >= 0 for n in offsets)
+    if not sizes_ok or not offsets_ok:
+        raise HeaderError(f"{where} has shape {shape!r} and offsets {offsets!r}; both are lists of integers ≥ 0")
+    size = prod(shape) * ITEM_BYTES[dtype]
+    if offsets[1] - offsets[0] != size:
+        raise HeaderError(f"{where} {dtype}{shape} needs {size} bytes, its offsets give {offsets[1] - offsets[0]}")
+    return TensorSpec(name, dtype, tuple(shape), "", data_start + offsets[0], size)
+
+
+def read_index(text: str, *, source: str) -> dict[str, str]:
+    """Tensor → shard file from ``model.safetensors.index.json``. Raises HeaderError (also for paths as file names)."""
+    try:
+        weight_map = json.loads(text)["weight_map"]
+        pairs = {str(k): str(v) for k, v in weight_map.items()}
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise HeaderError(f"{source} has no usable weight_map: {error}") from None
+    for file in set(pairs.values()):
+        if "/" in file or "\\" in file or not file.endswith(".safetensors") or file.startswith("."):
+            raise HeaderError(f"{source} names the shard {file!r}; shards are plain *.safetensors file names")
+    return pairs
+
+
+class Checkpoint(Mapping[str, TensorSpec]):
+    """The tensors of a local folder (or of one file), by on-disk name; read in place, never copied to memory whole."""
+
+    def __init__(self, folder: Path, files: list[str]) -> None:
+        self.folder, self.files = folder, files
+        self.tensors: dict[str, TensorSpec] = {}
+        self.metadata: dict[str, dict[str, str]] = {}
+        self._maps: dict[str, mmap.mmap] = {}
+        for file in files:
+            tensors, self.metadata[file] = read_header(folder / file)
+            for spec in tensors.values():
+                if spec.name in self.tensors:
+                    raise HeaderError(f"{folder}: tensor {spec.name!r} is in {self.tensors[spec.name].file} and {file}")
+                self.tensors[spec.name] = TensorSpec(**{**vars(spec), "file": file})
+
+    @classmethod
+    def open(cls, folder: Path, name: str = SINGLE) -> Checkpoint:
+        """Open ``model.safetensors``, or the shards that its index lists. Raises WeightsError if there is neither."""
+        index = folder / f"{name}.index.json"
+        if (folder / name).is_file():
+            return cls(folder, [name])
+        if index.is_file():
+            weight_map = read_index(index.read_text(), source=str(index))
+            checkpoint = cls(folder, sorted(set(weight_map.values())))
+            lost = sorted(set(weight_map) - set(checkpoint.tensors))
+            if lost:
+                raise HeaderError(f"{index} lists {len(lost)} tensors that no shard has: {', '.join(lost[:5])}")
+            return checkpoint
+        raise WeightsError(f"{folder} has neither {name} nor {name}.index.json: save it with safetensors")
+
+    def __getitem__(self, name: str) -> TensorSpec:
+        return self.tensors[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.tensors)
+
+    def __len__(self) -> int:
+        return len(self.tensors)
+
+    def read(self, name: str) -> torch.Tensor:
+        """The tensor in its stored dtype, a view of the mapped file (changing it changes only the copy in memory)."""
+        import torch
+
+        spec = self.tensors[name]
+        dtype = getattr(torch, TORCH_NAMES[spec.dtype])
+        if not spec.size_bytes:
+            return torch.empty(spec.shape, dtype=dtype)
+        if spec.file not in self._maps:
+            with (self.folder / spec.file).open("rb") as file:
+                self._maps[spec.file] = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+        item = ITEM_BYTES[spec.dtype]
+        flat: torch.Tensor
+        if spec.start % item:  # torch wants aligned views; the format does not promise alignment
+            raw = bytearray(self._maps[spec.file][spec.start : spec.start + spec.size_bytes])
+            flat = torch.frombuffer(raw, dtype=dtype)
+        else:
+            flat = torch.frombuffer(
+                self._maps[spec.file], dtype=dtype, count=spec.size_bytes // item, offset=spec.start
+            )
+        return flat.reshape(spec.shape)
+
+
+def read_header(path: Path) -> tuple[dict[str, TensorSpec], dict[str, str]]:
+    """Tensors and metadata of one local file. Raises HeaderError."""
+    try:
+        size = path.stat().st_size
+        with path.open("rb") as file:
+            length = header_length(file.read(8), source=str(path))
+            if 8 + length > size:
+                raise HeaderError(f"{path} claims a header of {length} bytes but has only {size}: truncated")
+            return parse_header(file.read(length), size, source=str(path))
+    except OSError as error:
+        raise HeaderError(f"cannot read {path}: {error.strerror}") from None

@@ -1,0 +1,168 @@
+"""Fusing whole checkpoints: a plan from headers, then tensors streamed through a merge method into place.
+
+For every tensor of the base: read the base's rows and every contribution's change of them, merge, add, write at its
+offset. Body tensors take all contributions; shared heads (language-model heads, poolers) those that have them, with
+the weights scaled up to 1; task heads are left out, or kept as the base has them. Tied weights are stored once and so
+fused once. Memory holds one block of rows of all contributions, whatever the size of model or tensor. Many processes
+share the tensors by bytes and write into the same files: the bytes do not depend on how many they are.
+Not covered: going on with a killed fuse (it starts over), methods that must see a whole tensor.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from hub_fusion.errors import WeightsError
+from hub_fusion.merge import find_method
+from hub_fusion.weights import writer
+from hub_fusion.weights.checkpoint import FLOATS, TORCH_NAMES, Checkpoint, TensorSpec
+from hub_fusion.weights.deltas import Deltas, Source, row_blocks, rows_of
+from hub_fusion.weights.names import kind_of
+
+if TYPE_CHECKING:
+    import torch
+
+    from hub_fusion.weights.compute import Compute
+
+BLOCK_ELEMENTS = 4_000_000  # of one tensor: 16 MB a contribution in float32
+STALE = (".bin", ".h5", ".msgpack", ".pt", ".pth", ".ckpt", ".onnx", ".gguf", ".safetensors", ".safetensors.index.json",
+         ".bin.index.json")  # fmt: skip
+Progress = Callable[[int, int], None]  # bytes written so far by this process, and of its share
+
+
+@dataclass(frozen=True)
+class FusePlan:
+    """Everything that decides the bytes of a fused checkpoint."""
+
+    base: Path
+    out: Path
+    sources: tuple[Source, ...]
+    method: str = "mean"
+    options: Mapping[str, Any] = field(default_factory=dict)
+    step: float = 1.0  # part of the way from the base to the merged model
+    heads: Literal["drop", "keep"] = "drop"
+    dtype: str | None = None  # safetensors name of the output's float dtype; None: the base's
+
+
+@dataclass(frozen=True)
+class FuseReport:
+    """What came of it."""
+
+    files: dict[str, str]  # weight file → sha256
+    tensors: int
+    bytes_written: int
+    processes: int
+    device: str
+    seconds: float
+    dropped: tuple[str, ...]  # task heads left out
+
+    @property
+    def weights_sha256(self) -> str:
+        """One hash for the whole checkpoint."""
+        return weights_sha256(self.files)
+
+
+def weights_sha256(files: Mapping[str, str]) -> str:
+    """sha256 over the sorted ``file sha256`` lines of a checkpoint."""
+    lines = "".join(f"{name} {digest}\n" for name, digest in sorted(files.items()))
+    return hashlib.sha256(lines.encode()).hexdigest()
+
+
+def fuse(plan: FusePlan, compute: Compute, progress: Progress | None = None) -> FuseReport:
+    """Carry out a plan in all processes (see Compute.together); the output folder loads with from_pretrained.
+
+    Raises WeightsError, listing all offenders, before a single weight is read; MergeError for a bad method or option.
+    """
+    began = time.monotonic()
+    formula = find_method(plan.method).bind(plan.options)
+    base = Checkpoint.open(plan.base)
+    sources = sorted(plan.sources, key=lambda s: s.key)
+    _check(plan, sources)
+    opened = [Deltas(source, base, plan.base) for source in sources]
+    dropped = tuple(sorted(n for n in base if plan.heads == "drop" and kind_of(n) == "task"))
+    layout = writer.plan_layout(base, dropped, plan.dtype)
+    specs = [spec for file in layout.values() for spec in file]
+    if compute.is_main:
+        writer.prepare(plan.out, base, layout)
+    compute.barrier()
+    share = _shares(specs, compute.processes)[compute.rank]
+    total, done = sum(spec.size_bytes for spec in share), 0
+    for spec in share:
+        taking = [d for d in opened if d.takes_part(spec.name)]
+        for start, stop in row_blocks(spec.shape, BLOCK_ELEMENTS):
+            rows = _fused_rows(plan, base, spec, taking, formula, start, stop, compute.device)
+            data = _bytes(rows)
+            row_bytes = spec.size_bytes // (spec.shape[0] if spec.shape else 1)
+            writer.write(plan.out, spec, data, start * row_bytes)
+            done += len(data)
+            if progress:
+                progress(done, total)
+    compute.barrier()
+    files: dict[str, str] = {}
+    if compute.is_main:
+        files = writer.finish(plan.out, layout)
+        copy_side_files(plan.base, plan.out)
+    compute.barrier()
+    size = sum(spec.size_bytes for spec in specs)
+    return FuseReport(files, len(specs), size, compute.processes, compute.device, time.monotonic() - began, dropped)
+
+
+def _fused_rows(
+    plan: FusePlan, base: Checkpoint, spec: TensorSpec, taking: list[Deltas],
+    formula: Callable[[torch.Tensor, torch.Tensor], torch.Tensor], start: int, stop: int, device: str,
+) -> torch.Tensor:  # fmt: skip
+    """Rows [start, stop) of the output tensor, in its output dtype, on the CPU."""
+    import torch
+
+    dtype = getattr(torch, TORCH_NAMES[spec.dtype])
+    if base[spec.name].dtype not in FLOATS or not taking or kind_of(spec.name) == "task":
+        stored = base.read(spec.name)
+        return (stored.reshape(1) if stored.dim() == 0 else stored[start:stop]).to(dtype)
+    weights = torch.tensor([d.source.weight for d in taking], dtype=torch.float64)
+    deltas = torch.stack([d.rows(spec.name, start, stop, device).mul_(d.source.scale) for d in taking])
+    merged = formula(deltas, (weights / weights.sum()).to(device=device, dtype=torch.float32))
+    return rows_of(base, spec.name, start, stop, device).add_(merged, alpha=plan.step).to(device="cpu", dtype=dtype)
+
+
+def _bytes(rows: torch.Tensor) -> memoryview:
+    import torch
+
+    return memoryview(rows.contiguous().reshape(-1).view(torch.uint8).numpy())
+
+
+def _shares(specs: list[TensorSpec], processes: int) -> list[list[TensorSpec]]:
+    """Tensors split over processes: the largest first, each to whoever has the fewest bytes so far."""
+    shares: list[list[TensorSpec]] = [[] for _ in range(processes)]
+    load = [0] * processes
+    for spec in sorted(specs, key=lambda s: (-s.size_bytes, s.name)):
+        lightest = load.index(min(load))
+        shares[lightest].append(spec)
+        load[lightest] += spec.size_bytes + 4096  # a tensor costs something however small it is
+    return shares
+
+
+def _check(plan: FusePlan, sources: list[Source]) -> None:
+    keys = [s.key for s in sources]
+    if not keys:
+        raise WeightsError("nothing to fuse: give at least one contribution")
+    if len(set(keys)) != len(keys):
+        raise WeightsError(f"a contribution is named twice: {', '.join(sorted(k for k in keys if keys.count(k) > 1))}")
+    weights = [s.weight for s in sources]
+    if any(not 0 <= w < float("inf") for w in weights) or not sum(weights):
+        raise WeightsError(f"weights must be finite, not negative and not all zero: {weights}")
+    if plan.out.resolve() in {s.folder.resolve() for s in sources} | {plan.base.resolve()}:
+        raise WeightsError(f"{plan.out} is an input: choose another output folder")
+
+
+def copy_side_files(base: Path, out: Path) -> None:
+    """Configuration, tokenizer and processor files of the base; no weights of any format, no card, no code."""
+    for path in sorted(base.iterdir()):
+        skip = path.name.startswith(".") or path.name == "README.md" or path.name.endswith((*STALE, ".py", ".partial"))
+        if path.is_file() and not skip:
+            shutil.copyfile(path, out / path.name)

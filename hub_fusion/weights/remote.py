@@ -1,0 +1,107 @@
+"""Weights on the Hub: headers by byte ranges (kilobytes), then whole files into a bounded spool.
+
+The spool is a folder that holds the contributions of one round while they are screened and fused. Files are verified
+against the sha256 the Hub gives for them; a killed download goes on where it stopped. `Spool.empty` is called when
+the round is over. Not covered: streaming tensors from the Hub straight into a fuse.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+
+from hub_fusion.errors import HeaderError, WeightsError
+from hub_fusion.hub import FileInfo, Hub
+from hub_fusion.weights.checkpoint import INDEX, SINGLE, TensorSpec, header_length, parse_header, read_index
+
+ADAPTER = "adapter_model.safetensors"
+ADAPTER_CONFIG = "adapter_config.json"
+FIRST_BYTES = 64 * 1024  # most headers fit: one request
+
+
+def weight_files(hub: Hub, repo: str, sha: str, files: Iterable[str]) -> list[str]:
+    """The safetensors files of a full checkpoint: the single file, or the shards its index lists.
+
+    Raises WeightsError if there are none.
+    """
+    names = set(files)
+    if SINGLE in names:
+        return [SINGLE]
+    if INDEX not in names:
+        raise WeightsError(f"{repo}@{sha[:8]} has no {SINGLE} and no {INDEX}: save it with safetensors")
+    shards = sorted(set(read_index(hub.read_text(repo, INDEX, revision=sha), source=f"{repo}/{INDEX}").values()))
+    lost = [shard for shard in shards if shard not in names]
+    if lost:
+        raise WeightsError(f"{repo}/{INDEX} lists shards that are not there: {', '.join(lost[:5])}")
+    return shards
+
+
+def read_headers(hub: Hub, repo: str, sha: str, files: Iterable[str], sizes: dict[str, FileInfo]) -> dict[str, TensorSpec]:
+    """All tensors of these files from their headers alone: one or two small range requests a file.
+
+    Raises HeaderError for anything the format forbids, and for a tensor that is in two files.
+    """
+    found: dict[str, TensorSpec] = {}
+    for file in files:
+        source, size = f"{repo}@{sha[:8]}/{file}", sizes[file].size
+        if size < 8:
+            raise HeaderError(f"{source} has {size} bytes, too short for a safetensors file: upload it again")
+        head = hub.read_range(repo, file, sha, 0, min(FIRST_BYTES, size))
+        length = header_length(head, source=source)
+        if 8 + length > size:
+            raise HeaderError(f"{source} claims a header of {length} bytes but has only {size}: truncated")
+        if len(head) < 8 + length:
+            head += hub.read_range(repo, file, sha, len(head), 8 + length)
+        tensors, _ = parse_header(head[8 : 8 + length], size, source=source)
+        for name, spec in tensors.items():
+            if name in found:
+                raise HeaderError(f"{source}: tensor {name[:200]!r} is also in {found[name].file}")
+            found[name] = TensorSpec(**{**vars(spec), "file": file})
+    return found
+
+
+class Spool:
+    """A bounded folder for one round's downloads. `limit_bytes` is what it may hold in all."""
+
+    def __init__(self, folder: Path, limit_bytes: int) -> None:
+        self.folder, self.limit_bytes = folder, limit_bytes
+
+    def fetch(self, hub: Hub, repo: str, sha: str, files: Iterable[FileInfo]) -> Path:
+        """Download files of ``repo@sha``; gives their folder. Raises WeightsError if they do not fit or do not verify."""
+        wanted = list(files)
+        place = self.folder / f"{repo.replace('/', '--')}--{sha}"
+        missing = [f for f in wanted if not (place / f.path).is_file() or (place / f.path).stat().st_size != f.size]
+        need = sum(f.size for f in missing)
+        used = sum(p.stat().st_size for p in self.folder.rglob("*") if p.is_file()) if self.folder.is_dir() else 0
+        if used + need > self.limit_bytes:
+            raise WeightsError(
+                f"{repo}@{sha[:8]} needs {need} bytes, the spool has {max(self.limit_bytes - used, 0)} of "
+                f"{self.limit_bytes} left: raise screen.spool_bytes or lower round.max_contributions"
+            )
+        place.mkdir(parents=True, exist_ok=True)
+        free = shutil.disk_usage(place).free
+        if need > free:
+            raise WeightsError(f"{repo}@{sha[:8]} needs {need} bytes, the disk of {self.folder} has {free} left")
+        for file in wanted:
+            path = place / file.path
+            if file in missing:
+                hub.download(repo, file.path, sha, place)
+            if file.sha256 and _sha256(path) != file.sha256:
+                path.unlink(missing_ok=True)
+                raise WeightsError(f"{repo}@{sha[:8]}/{file.path} does not have the sha256 that the Hub gives for it")
+        return place
+
+    def drop(self, folder: Path) -> None:
+        """Give one contribution's space back."""
+        shutil.rmtree(folder, ignore_errors=True)
+
+    def empty(self) -> None:
+        """Give all space back."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
