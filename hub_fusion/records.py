@@ -286,13 +286,16 @@ class IndexEntry(Record):
     differences: tuple[Difference, ...] = ()
     reason: str = ""
 
-
-def _dump_scores(entry: IndexEntry) -> list[dict[str, Any]]:
-    return [score.model_dump(mode="json", exclude_defaults=True) for score in entry.scores]
+    def to_json(self, *, indent: int | None = None) -> str:
+        """The entry as JSON without needless spaces; scores leave out the fields that hold their default."""
+        data = self.model_dump(mode="json")
+        data["scores"] = [score.model_dump(mode="json", exclude_defaults=True) for score in self.scores]
+        separators = None if indent else (",", ":")
+        return _encodable(json.dumps(data, indent=indent, separators=separators, ensure_ascii=False, allow_nan=False))
 
 
 class Index(Record):
-    """``fusion/index.json``: all attempts, oldest first, small (scores leave out fields that hold their default)."""
+    """``fusion/index.json``: all attempts, oldest first, small."""
 
     schema_version: int = SCHEMA_VERSION
     base: str
@@ -303,10 +306,8 @@ class Index(Record):
     def to_json(self, *, indent: int | None = None) -> str:
         """The index as JSON text, one entry on a line; `indent` is not used, since it would double the size."""
         data = self.model_dump(mode="json", exclude={"entries"})
-        entries = (e.model_dump(mode="json") | {"scores": _dump_scores(e)} for e in self.entries)
-        lines = [json.dumps(e, separators=(",", ":"), ensure_ascii=False, allow_nan=False) for e in entries]
-        head = json.dumps(data, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
-        return _encodable(head[:-1] + ',"entries":[\n' + ",\n".join(lines) + "\n]}")
+        head = _encodable(json.dumps(data, separators=(",", ":"), ensure_ascii=False, allow_nan=False))
+        return head[:-1] + ',"entries":[\n' + ",\n".join(e.to_json() for e in self.entries) + "\n]}"
 
     @property
     def generations(self) -> list[IndexEntry]:
