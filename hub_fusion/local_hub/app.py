@@ -1,0 +1,180 @@
+"""The ASGI application: routes of all topics, and what is the same for every request.
+
+Paths are matched as they came over the wire and decoded afterwards, because a revision such as ``refs%2Fpr%2F1`` is
+one part of a path, not three. Request bodies are always read to the end before an answer: a client that keeps its
+connection alive would take the rest for its next request.
+"""
+
+import inspect
+import logging
+import secrets
+import tempfile
+from typing import IO, Any
+from urllib.parse import unquote
+
+from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
+from starlette.convertors import StringConvertor, register_url_convertor
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.routing import Route as StarletteRoute
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from hub_fusion.local_hub import (
+    access,
+    browse,
+    commits,
+    files,
+    info,
+    lfs,
+    listing,
+    refs,
+    repos,
+    side,
+    validate,
+    xet,
+)
+from hub_fusion.local_hub.call import Call, Route, answer
+from hub_fusion.local_hub.errors import HubError
+from hub_fusion.local_hub.store import Store
+from hub_fusion.local_hub.users import authenticate
+
+log = logging.getLogger(__name__)
+TOPICS = (side, validate, repos, access, listing, refs, browse, commits, lfs, xet, info, files)
+SPOOL_IN_MEMORY = 4 * 2**20
+
+
+class KindConvertor(StringConvertor):
+    """`{kind:hub_kind}` in a path: models, datasets or spaces."""
+
+    regex = "models|datasets|spaces"
+
+
+def build_app(store: Store) -> ASGIApp:
+    """The application that serves `store`."""
+    register_url_convertor("hub_kind", KindConvertor())
+    routes = [
+        StarletteRoute(route.path, _endpoint(store, route), methods=[route.method])
+        for topic in TOPICS
+        for route in topic.ROUTES
+    ]
+    handlers = {HTTPException: _unknown, Exception: _crashed}
+    app = Starlette(routes=routes, exception_handlers=handlers)  # type: ignore[arg-type]
+    app.router.redirect_slashes = False
+    return _WireApp(app)
+
+
+def _endpoint(store: Store, route: Route) -> Any:
+    is_async = inspect.iscoroutinefunction(route.handler)
+
+    async def endpoint(request: Request) -> Response:
+        body, spool = b"", None
+        try:
+            if route.body == "memory":
+                body = await _read(request, route.limit)
+            elif route.body == "spool":
+                spool = await _spool(request)
+            call = await run_in_threadpool(_open_call, store, route, request, body, spool)
+            if is_async:
+                response: Response = await route.handler(call)
+            else:
+                response = await run_in_threadpool(route.handler, call)
+            return response
+        except HubError as error:
+            return error_response(error)
+        except ClientDisconnect:
+            return Response(status_code=499)
+        finally:
+            if spool is not None:
+                spool.close()
+
+    return endpoint
+
+
+def _open_call(store: Store, route: Route, request: Request, body: bytes, spool: IO[bytes] | None) -> Call:
+    try:
+        params = {name: unquote(value, errors="strict") for name, value in request.path_params.items()}
+    except UnicodeDecodeError:
+        raise HubError(400, "The path is not valid UTF-8.") from None
+    user = None
+    if route.token:
+        with store.db.read() as con:
+            user = authenticate(con, request.headers.get("authorization"))
+    return Call(store, request, params, user, body, spool)
+
+
+async def _read(request: Request, limit: int) -> bytes:
+    pieces, size = [], 0
+    async for piece in request.stream():
+        size += len(piece)
+        if size <= limit:
+            pieces.append(piece)
+    if size > limit:
+        raise HubError(413, f"The request body has {size} bytes; at most {limit} are taken here.")
+    return b"".join(pieces)
+
+
+async def _spool(request: Request) -> IO[bytes]:
+    spool = tempfile.SpooledTemporaryFile(SPOOL_IN_MEMORY)  # noqa: SIM115 - closed by the endpoint
+    async for piece in request.stream():
+        if len(piece) > 2**20:
+            await run_in_threadpool(spool.write, piece)
+        else:
+            spool.write(piece)
+    spool.seek(0)
+    return spool
+
+
+def error_response(error: HubError) -> Response:
+    """The body and headers a client reads a refusal from."""
+    headers = dict(error.headers)
+    message = " ".join(error.message.split())[:1000]
+    headers["X-Error-Message"] = message.encode("ascii", "replace").decode()
+    if error.code:
+        headers["X-Error-Code"] = error.code
+    return answer({"error": error.message, **error.body}, error.status, headers)
+
+
+async def _unknown(request: Request, error: HTTPException) -> Response:
+    try:
+        async for _ in request.stream():
+            pass
+    except ClientDisconnect:
+        pass
+    if error.status_code == 405:
+        return error_response(HubError(405, f"{request.method} is not served here."))
+    return error_response(HubError(404, f"Not served here: {request.method} {request.url.path}"))
+
+
+async def _crashed(request: Request, error: Exception) -> Response:
+    log.error("%s %s failed", request.method, request.url.path, exc_info=error)
+    return error_response(HubError(500, "Internal Error - the server's log says more"))
+
+
+class _WireApp:
+    """Matches paths undecoded and stamps the headers every answer has."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return
+        path = scope["raw_path"].decode("latin-1")
+        scope = {**scope, "path": path}
+        bucket, quota = ("resolvers", 5000) if "/resolve/" in path else ("api", 1000)
+        asked = dict(scope["headers"]).get(b"x-request-id", b"")
+        request_id = asked[:64] if asked.isalnum() else f"Root=1-{secrets.token_hex(4)}".encode()
+
+        async def stamped(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                message["headers"] = [
+                    *message["headers"],
+                    (b"x-request-id", request_id),
+                    (b"ratelimit", f'"{bucket}";r={quota - 1};t=120'.encode()),
+                    (b"ratelimit-policy", f'"fixed window";"{bucket}";q={quota};w=300'.encode()),
+                ]
+            await send(message)
+
+        await self._app(scope, receive, stamped)

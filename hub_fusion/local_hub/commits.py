@@ -1,0 +1,231 @@
+"""Committing: which files are large (preupload), then one commit of any number of operations.
+
+Contents are on disk and verified before the transaction begins; inside it the head is compared with `parentCommit`,
+so that of two commits on the same parent exactly one succeeds. Not covered: `create_pr`.
+"""
+
+import base64
+import binascii
+import json
+import sqlite3
+from collections.abc import Iterator
+from typing import Any
+
+from starlette.responses import Response
+
+from hub_fusion.local_hub import attributes, history, trees
+from hub_fusion.local_hub.blobs import SHA256
+from hub_fusion.local_hub.call import API_REPO, Call, Route, answer
+from hub_fusion.local_hub.errors import HubError, entry_not_found, revision_not_found
+from hub_fusion.local_hub.store import Repo
+from hub_fusion.local_hub.trees import Entry, Tree
+
+MAX_LINE_BYTES = 96 * 2**20
+MAX_TITLE_CHARS, MAX_MESSAGE_CHARS = 1000, 65_536
+STALE = "The branch was updated since you opened this page. Please refresh and try again."
+
+
+def preupload(call: Call) -> Response:
+    """For each file whether it goes to LFS, whether it is ignored, and what is at its path now."""
+    refuse_pull_request(call)
+    request = call.json()
+    asked = request.get("files")
+    if not isinstance(asked, list) or not all(isinstance(file, dict) for file in asked):
+        raise HubError(400, '"files" must be a list of objects.')
+    with call.store.db.read() as con:
+        repo = call.writable_repo(con)
+        commit = call.store.resolve(con, repo, call.params["rev"])
+        files = call.store.tree(con, commit.tree)
+    rules = _text_of(call, files, ".gitattributes")
+    ignore = request.get("gitIgnore")
+    ignore = ignore if isinstance(ignore, str) else _text_of(call, files, ".gitignore")
+    shown = []
+    for file in asked:
+        path = trees.check_path(file.get("path"))
+        size, sample = file.get("size"), file.get("sample")
+        if type(size) is not int or size < 0 or not isinstance(sample, str):
+            raise HubError(400, f'The file {path!r} needs a "size" and a "sample" of its first bytes.')
+        large = size > 0 and attributes.is_large(rules, path, size, _decode(sample, path))
+        item = {
+            "path": path,
+            "uploadMode": "lfs" if large else "regular",
+            "shouldIgnore": attributes.is_ignored(ignore, path),
+        }
+        if path in files and files[path].lfs == large:
+            item["oid"] = files[path].blob if large else files[path].oid
+        shown.append(item)
+    return answer({"files": shown})
+
+
+def commit(call: Call) -> Response:
+    """All operations of the request as one commit on a branch, or none of them."""
+    refuse_pull_request(call)
+    with call.store.db.read() as con:
+        call.writable_repo(con)
+    header, operations = _read_operations(call)
+    expected = header.get("parentCommit")
+    with call.store.db.write() as con:
+        repo = call.writable_repo(con)
+        assert call.user is not None
+        revision = call.params["rev"]
+        ref, head = _branch(con, call, repo, revision)
+        if expected and not (isinstance(expected, str) and len(expected) >= 7 and head.startswith(expected)):
+            raise HubError(412, STALE)
+        before = call.store.tree(con, call.store.commit(con, repo, head).tree)
+        after = _apply(con, call, repo, before, operations, revision, head)
+        oid = head
+        if after != before:
+            oid = history.add_commit(
+                con,
+                call.store,
+                repo.id,
+                ref,
+                after,
+                parent=head,
+                title=_line(header.get("summary"), MAX_TITLE_CHARS) or "Update",
+                message=_line(header.get("description"), MAX_MESSAGE_CHARS),
+                author=call.user.name,
+            ).oid
+    url = f"{call.base}/{repo.url_path}/commit/{oid}"
+    return answer({"success": True, "commitOid": oid, "commitUrl": url, "hookOutput": ""})
+
+
+def _read_operations(call: Call) -> tuple[dict[str, Any], list[tuple[str, Any]]]:
+    """(header, operations); contents sent inline are kept as blobs on the way."""
+    header: dict[str, Any] | None = None
+    operations: list[tuple[str, Any]] = []
+    for key, value in _lines(call):
+        if key == "header":
+            header = value
+        elif key == "file":
+            operations.append(("put", _inline(call, value)))
+        elif key == "lfsFile":
+            operations.append(("link", value | {"path": trees.check_path(value.get("path"))}))
+        elif key in ("deletedFile", "deletedFolder", "deletedEntry"):
+            path = value.get("path")
+            operations.append((key, path if path == "/" else trees.check_path(str(path or "").rstrip("/"))))
+        else:
+            raise HubError(400, f"Unknown operation {str(key)[:50]!r}.")
+    if header is None:
+        raise HubError(400, 'A commit needs a "header" line with its summary.')
+    return header, operations
+
+
+def _lines(call: Call) -> Iterator[tuple[Any, dict[str, Any]]]:
+    assert call.spool is not None
+    while line := call.spool.readline(MAX_LINE_BYTES + 1):
+        if len(line) > MAX_LINE_BYTES:
+            raise HubError(413, "A file sent inline is too large; send it through LFS.")
+        if not line.strip():
+            continue
+        try:
+            parsed = json.loads(line)
+        except (ValueError, RecursionError):
+            raise HubError(400, "The commit is not newline-separated JSON.") from None
+        if not isinstance(parsed, dict) or not isinstance(parsed.get("value"), dict):
+            raise HubError(400, 'Each line of a commit is {"key": …, "value": {…}}.')
+        yield parsed.get("key"), parsed["value"]
+
+
+def _inline(call: Call, value: dict[str, Any]) -> Entry:
+    path = trees.check_path(value.get("path"))
+    raw = value.get("content")
+    if not isinstance(raw, str):
+        raise HubError(400, f'The file {path!r} needs a "content".')
+    content = _decode(raw, path) if value.get("encoding") == "base64" else raw.encode("utf-8", "replace")
+    return Entry(path, call.store.blobs.put(content), len(content), trees.git_oid(content), False)
+
+
+def _apply(
+    con: sqlite3.Connection,
+    call: Call,
+    repo: Repo,
+    before: Tree,
+    operations: list[tuple[str, Any]],
+    revision: str,
+    head: str,
+) -> Tree:
+    """The files after all operations."""
+    after = dict(before)
+    for kind, value in operations:
+        if kind == "put":
+            after[value.path] = value
+        elif kind == "link":
+            after[value["path"]] = _linked(con, call, repo, value)
+        else:
+            prefix = "" if value == "/" else f"{value}/"
+            doomed = [value] if kind != "deletedFolder" and value in after else []
+            if kind != "deletedFile":
+                doomed += [path for path in after if path.startswith(prefix)]
+            if not doomed:
+                raise entry_not_found(value, revision, head)
+            for path in doomed:
+                after.pop(path, None)
+    trees.check_no_clash(after)
+    return {path: after[path] for path in sorted(after)}
+
+
+def _linked(con: sqlite3.Connection, call: Call, repo: Repo, value: dict[str, Any]) -> Entry:
+    """A large file whose content is here already, uploaded by this user or part of this repository."""
+    path, oid, size = value["path"], value.get("oid"), value.get("size")
+    if value.get("algo", "sha256") != "sha256" or not isinstance(oid, str) or not SHA256.fullmatch(oid):
+        raise HubError(400, f"The large file {path!r} needs the sha256 of its content.")
+    known = may_link(con, call, repo, oid)
+    present = call.store.blobs.size(oid) if known else None
+    if present is None:
+        raise HubError(400, f"LFS pointer of {path!r} points to a file that does not exist: {oid}. Upload it first.")
+    if size is not None and size != present:
+        raise HubError(400, f"LFS pointer of {path!r} says {size} bytes, the uploaded content has {present}.")
+    return Entry(path, oid, present, trees.git_oid(trees.lfs_pointer(oid, present)), True)
+
+
+def may_link(con: sqlite3.Connection, call: Call, repo: Repo, sha256: str) -> bool:
+    """Knowing a hash is not having the content: it must be in this repository or uploaded by this user."""
+    assert call.user is not None
+    row = con.execute(
+        "SELECT 1 FROM repo_blobs WHERE repo=? AND sha256=?"
+        " UNION ALL SELECT 1 FROM uploads WHERE account=? AND sha256=?",
+        (repo.id, sha256, call.user.id, sha256),
+    ).fetchone()
+    return row is not None
+
+
+def _branch(con: sqlite3.Connection, call: Call, repo: Repo, revision: str) -> tuple[str, str]:
+    """(full ref name, head) of the branch to commit to; a tag or a commit cannot grow."""
+    for name in (f"refs/heads/{revision}", revision):
+        row = con.execute("SELECT oid FROM refs WHERE repo=? AND name=?", (repo.id, name)).fetchone()
+        if row is not None and name.startswith("refs/heads/"):
+            return name, row["oid"]
+    call.store.resolve(con, repo, revision)
+    raise HubError(400, f"{revision!r} is not a branch: commits can only be added to branches.")
+
+
+def refuse_pull_request(call: Call) -> None:
+    """501 where the caller asks for a pull request."""
+    if call.flag("create_pr"):
+        raise HubError(501, "Pull requests are not served by this Hub. Commit to a branch, or to your own repository.")
+    if call.params["rev"].startswith("refs/pr/"):
+        raise revision_not_found(call.params["rev"])
+
+
+def _text_of(call: Call, files: Tree, path: str) -> str:
+    if path not in files:
+        return ""
+    return call.store.blobs.read(files[path].blob, 2**20).decode("utf-8", "replace")
+
+
+def _decode(text: str, path: str) -> bytes:
+    try:
+        return base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError):
+        raise HubError(400, f"The content of {path!r} is not valid base64.") from None
+
+
+def _line(value: object, limit: int) -> str:
+    return value[:limit].encode("utf-8", "replace").decode() if isinstance(value, str) else ""
+
+
+ROUTES = [
+    Route("POST", f"{API_REPO}/preupload/{{rev}}", preupload),
+    Route("POST", f"{API_REPO}/commit/{{rev}}", commit, body="spool"),
+]

@@ -1,0 +1,154 @@
+"""One repository as `model_info` and its kin see it, at its head or at a revision."""
+
+import json
+import sqlite3
+from typing import Any
+
+from starlette.responses import Response
+
+from hub_fusion.local_hub.call import API_REPO, Call, Route, answer
+from hub_fusion.local_hub.cards import RELATIONS
+from hub_fusion.local_hub.db import iso
+from hub_fusion.local_hub.errors import HubError
+from hub_fusion.local_hub.facts import Facts
+from hub_fusion.local_hub.store import Repo, Store
+from hub_fusion.local_hub.trees import Tree, lfs_pointer
+from hub_fusion.local_hub.users import User, may_see
+
+_LIST_EXPAND = """
+author baseModels cardData config createdAt disabled downloads downloadsAllTime evalResults gated gguf
+inference inferenceProviderMapping lastModified library_name likes mask_token model-index pipeline_tag private
+resourceGroup safetensors sha siblings spaces tags transformersInfo trendingScore widgetData xetEnabled
+citation description paperswithcode_id datacard sdk runtime subdomain models datasets region
+"""
+LIST_EXPAND = _LIST_EXPAND.split()
+DETAIL_EXPAND = [*LIST_EXPAND, "childrenModelCount", "usedStorage", "securityRepoStatus"]
+EXPAND_ONLY = {"baseModels", "childrenModelCount", "downloadsAllTime"}
+
+
+def detail(call: Call) -> Response:
+    """The repository at the head of main, or at `rev`."""
+    expand = check_expand(call.values("expand"), DETAIL_EXPAND)
+    store = call.store
+    store.flush_downloads()
+    with store.db.read() as con:
+        repo = call.repo(con)
+        revision = call.params.get("rev")
+        if revision is None:
+            sha, tree_id, modified = repo.head, repo.tree, repo.modified
+        else:
+            commit = store.resolve(con, repo, revision)
+            sha, tree_id, modified = commit.oid, commit.tree, commit.date
+        facts = json.loads(con.execute("SELECT facts FROM trees WHERE id=?", (tree_id,)).fetchone()["facts"])
+        shown = describe(con, store, repo, facts, sha=sha, modified=modified)
+        shown["siblings"] = siblings(store.tree(con, tree_id), blobs=call.flag("blobs"))
+        shown["baseModels"] = base_models(con, facts)
+        if not expand or "usedStorage" in expand:
+            total = con.execute("SELECT SUM(size) FROM repo_blobs WHERE repo=?", (repo.id,)).fetchone()[0]
+            shown["usedStorage"] = total or 0
+        if "childrenModelCount" in expand:
+            shown["childrenModelCount"] = children(con, call.user, repo)
+        if call.flag("securityStatus") or "securityRepoStatus" in expand:
+            shown["securityRepoStatus"] = {"scansDone": True, "filesWithIssues": []}
+    return answer(select(shown, expand))
+
+
+def check_expand(values: list[str], known: list[str]) -> list[str]:
+    """The asked fields; 400 in the Hub's words if one is unknown here."""
+    for at, value in enumerate(values):
+        if value not in known:
+            options = "|".join(f'"{name}"' for name in sorted(known))
+            raise HubError(400, f"✖ Invalid option: expected one of {options}\n  → at expand[{at}]")
+    return values
+
+
+def select(shown: dict[str, Any], expand: list[str]) -> dict[str, Any]:
+    """All default fields, or only ids and the asked ones. What a repository does not have is left out."""
+    if expand:
+        keep = {"_id", "id", *expand}
+        shown = {key: value for key, value in shown.items() if key in keep}
+    else:
+        shown = {key: value for key, value in shown.items() if key not in EXPAND_ONLY}
+    return {key: value for key, value in shown.items() if value is not None or key in ("cardData", "config")}
+
+
+def describe(
+    con: sqlite3.Connection, store: Store, repo: Repo, facts: Facts, *, sha: str, modified: int
+) -> dict[str, Any]:
+    """The fields that lists and details share."""
+    shown: dict[str, Any] = {
+        "_id": repo.hex,
+        "id": repo.full_name,
+        "author": repo.full_name.partition("/")[0],
+        "sha": sha,
+        "private": bool(repo.private),
+        "gated": repo.gated or False,
+        "disabled": False,
+        "lastModified": iso(modified),
+        "createdAt": iso(repo.created),
+        "downloads": repo.downloads,
+        "downloadsAllTime": repo.downloads,
+        "likes": repo.likes,
+        "trendingScore": repo.trending,
+        "tags": facts["tags"],
+        "cardData": facts["card"],
+    }
+    if repo.kind == "model":
+        shown |= {
+            "modelId": repo.full_name,
+            "library_name": facts["library"],
+            "pipeline_tag": facts["pipeline"],
+            "config": facts["config"],
+            "safetensors": facts["safetensors"],
+            "model-index": (facts["card"] or {}).get("model-index"),
+            "spaces": [],
+            "xetEnabled": False,
+        }
+    elif repo.kind == "space":
+        shown |= {"sdk": repo.sdk, "subdomain": repo.full_name.replace("/", "-").lower(), "models": [], "datasets": []}
+    return shown
+
+
+def siblings(tree: Tree, *, blobs: bool = False) -> list[dict[str, Any]]:
+    """The files; with `blobs`, their sizes and hashes."""
+    found = []
+    for path, entry in tree.items():
+        item: dict[str, Any] = {"rfilename": path}
+        if blobs:
+            item |= {"size": entry.size, "blobId": entry.oid}
+            if entry.lfs:
+                pointer = len(lfs_pointer(entry.blob, entry.size))
+                item["lfs"] = {"sha256": entry.blob, "size": entry.size, "pointerSize": pointer}
+        found.append(item)
+    return found
+
+
+def base_models(con: sqlite3.Connection, facts: Facts) -> dict[str, Any] | None:
+    """The relation and the bases, with the ids of those that are on this Hub."""
+    if not facts["bases"]:
+        return None
+    models = []
+    for name in facts["bases"]["models"]:
+        row = con.execute("SELECT hex FROM repos WHERE kind='model' AND key=?", (name.lower(),)).fetchone()
+        models.append({"_id": row["hex"] if row else "0" * 24, "id": name})
+    return {"relation": facts["bases"]["relation"], "models": models}
+
+
+def children(con: sqlite3.Connection, user: User | None, repo: Repo) -> dict[str, int]:
+    """How many models that the caller may see name this one as their base, by relation."""
+    counts = {}
+    for relation in RELATIONS:
+        rows = con.execute(
+            "SELECT repos.* FROM repo_tags JOIN repos ON repos.id=repo WHERE tag=? AND kind='model'",
+            (f"base_model:{relation}:{repo.full_name}",),
+        )
+        count = sum(may_see(user, Repo(**row)) for row in rows)
+        if count:
+            counts[relation] = count
+    return counts
+
+
+ROUTES = [
+    Route("GET", API_REPO, detail),
+    Route("GET", f"{API_REPO}/revision/{{rev}}", detail),
+]

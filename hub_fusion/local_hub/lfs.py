@@ -1,0 +1,175 @@
+"""Large files the git-lfs way: batch, PUT, verify; and copies between repositories.
+
+The PUT carries no credentials, so its URL is signed for one user, one hash and one size. Only the basic transfer is
+served; a file of any size goes up in one request and is hashed on the way.
+"""
+
+import json
+
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import ClientDisconnect
+from starlette.responses import Response
+
+from hub_fusion.local_hub.blobs import SHA256, WrongContent
+from hub_fusion.local_hub.call import API_REPO, FILE_REPOS, Call, Route, answer
+from hub_fusion.local_hub.commits import may_link
+from hub_fusion.local_hub.db import iso
+from hub_fusion.local_hub.errors import HubError
+from hub_fusion.local_hub.store import Store
+from hub_fusion.local_hub.users import check_can_write, may_read_files
+
+LFS_JSON = "application/vnd.git-lfs+json"
+UPLOAD_VALID_S = 24 * 3600
+PIECE = 1 << 20
+MAX_BATCH = 1000
+
+
+def batch(call: Call) -> Response:
+    """Where to PUT each object that is not here yet."""
+    request = call.json()
+    if request.get("operation") != "upload":
+        raise HubError(501, "Only uploads are served through git-lfs; download from /resolve/.")
+    objects = request.get("objects")
+    if not isinstance(objects, list) or len(objects) > MAX_BATCH:
+        raise HubError(400, f'"objects" must be a list of at most {MAX_BATCH}.')
+    shown = []
+    with call.store.db.read() as con:
+        repo = call.writable_repo(con)
+        assert call.user is not None
+        for item in objects:
+            oid, size = _object(item)
+            entry: dict[str, object] = {"oid": oid, "size": size, "authenticated": True}
+            if not (may_link(con, call, repo, oid) and call.store.blobs.size(oid) == size):
+                ticket = call.store.sign("lfs", call.user.id, oid, size, valid_s=UPLOAD_VALID_S)
+                path = call.request.scope["path"].removesuffix("/batch")
+                entry["actions"] = {
+                    "upload": {"href": f"{call.base}/lfs-storage/{oid}?ticket={ticket}", "header": {}},
+                    "verify": {"href": f"{call.base}{path}/verify", "header": {}},
+                }
+            shown.append(entry)
+    body = json.dumps({"transfer": "basic", "objects": shown, "hash_algo": "sha256"})
+    return Response(body, media_type=LFS_JSON)
+
+
+async def upload(call: Call) -> Response:
+    """Take the content of one object; 400, and nothing kept, unless its sha256 and size are those announced."""
+    ticket = call.store.verify("lfs", call.request.query_params.get("ticket", ""))
+    oid = call.params["oid"]
+    if ticket is None or ticket[1] != oid:
+        await _drain(call)
+        raise HubError(403, "This upload URL is not valid, or not any more.")
+    account, _, size = ticket
+    with call.store.blobs.writer() as writer:
+        pieces: list[bytes] = []
+        held = 0
+        async for piece in call.request.stream():
+            pieces.append(piece)
+            held += len(piece)
+            if held >= PIECE and writer.size <= int(size):
+                await run_in_threadpool(writer.write, b"".join(pieces))
+                pieces, held = [], 0
+            elif held >= PIECE:
+                pieces, held = [], 0  # too long already: read on, keep nothing
+        if writer.size <= int(size):
+            writer.write(b"".join(pieces))
+        if writer.size != int(size):
+            raise HubError(400, f"{size} bytes were announced for {oid}, another number arrived.")
+        try:
+            await run_in_threadpool(writer.keep, expect=oid)
+        except WrongContent as error:
+            raise HubError(400, f"Upload refused: {error}.") from None
+    await run_in_threadpool(grant, call.store, int(account), [oid])
+    return Response(status_code=200, headers={"ETag": f'"{oid}"'})
+
+
+def grant(store: Store, account: int, hashes: list[str]) -> None:
+    """Note that this account has shown these contents and may commit them."""
+    with store.db.write() as con:
+        con.executemany("INSERT OR IGNORE INTO uploads VALUES (?, ?)", [(account, sha256) for sha256 in hashes])
+
+
+def verify(call: Call) -> Response:
+    """200 if the object arrived."""
+    oid, size = _object(call.json())
+    with call.store.db.read() as con:
+        repo = call.writable_repo(con)
+        if not may_link(con, call, repo, oid) or call.store.blobs.size(oid) != size:
+            raise HubError(404, f"The object {oid} was not uploaded with {size} bytes.")
+    return answer({})
+
+
+def duplicate(call: Call) -> Response:
+    """Let the caller commit, in another repository, large files of one whose files it may read."""
+    request = call.json()
+    target = request.get("target")
+    files = request.get("files")
+    if not isinstance(target, dict) or not isinstance(files, list) or call.user is None:
+        raise HubError(400 if call.user else 401, 'Authenticate and send "target" and "files".')
+    hashes = [file.get("sha256") for file in files if isinstance(file, dict)]
+    failed, granted = [], []
+    with call.store.db.write() as con:
+        source = call.repo(con)
+        kind = str(target.get("type") or "model")
+        other = call.store.find_repo(con, kind, str(target.get("name")))
+        if other is None:
+            raise HubError(404, "The target repository does not exist.", code="RepoNotFound")
+        check_can_write(con, call.user, other)
+        readable = may_read_files(con, call.user, source)
+        for sha256 in hashes:
+            row = con.execute("SELECT 1 FROM repo_blobs WHERE repo=? AND sha256=?", (source.id, sha256)).fetchone()
+            if row and readable:
+                granted.append(sha256)
+                con.execute("INSERT OR IGNORE INTO uploads VALUES (?, ?)", (call.user.id, sha256))
+            else:
+                failed.append({"sha256": sha256, "error": f"not a file of {source.full_name}"})
+    return answer({"success": [{"sha256": sha256} for sha256 in granted], "failed": failed})
+
+
+def list_files(call: Call) -> Response:
+    """The large files of the head of main."""
+    with call.store.db.read() as con:
+        repo = call.writable_repo(con)
+        files = call.store.tree(con, repo.tree)
+        pushed = call.store.commit(con, repo, repo.head)
+    return answer(
+        [
+            {
+                "fileOid": entry.blob,
+                "filename": path,
+                "oid": entry.blob,
+                "size": entry.size,
+                "ref": "refs/heads/main",
+                "pushedAt": iso(pushed.date),
+            }
+            for path, entry in files.items()
+            if entry.lfs
+        ]
+    )
+
+
+def _object(item: object) -> tuple[str, int]:
+    if isinstance(item, dict):
+        oid, size = item.get("oid"), item.get("size")
+        if isinstance(oid, str) and SHA256.fullmatch(oid) and type(size) is int and size >= 0:
+            return oid, size
+    raise HubError(400, 'An object is {"oid": sha256, "size": bytes}.')
+
+
+async def _drain(call: Call) -> None:
+    try:
+        async for _ in call.request.stream():
+            pass
+    except ClientDisconnect:
+        pass
+
+
+ROUTES = [
+    Route("PUT", "/lfs-storage/{oid}", upload, body="stream", token=False),
+    Route("POST", f"{API_REPO}/lfs-files/duplicate", duplicate),
+    Route("GET", f"{API_REPO}/lfs-files", list_files),
+]
+for _repo in FILE_REPOS:
+    ROUTES += [
+        Route("POST", f"{_repo}.git/info/lfs/objects/batch", batch),
+        Route("POST", f"{_repo}.git/info/lfs/objects/verify", verify),
+    ]

@@ -1,0 +1,198 @@
+"""Making, deleting, renaming repositories and changing their settings."""
+
+import re
+import sqlite3
+from typing import Any
+
+from starlette.responses import PlainTextResponse, Response
+
+from hub_fusion.local_hub import attributes, history, trees
+from hub_fusion.local_hub.call import API_REPO, Call, Route, answer
+from hub_fusion.local_hub.db import new_hex_id, now_ms
+from hub_fusion.local_hub.errors import HubError, gated, repo_not_found, sign_in_first
+from hub_fusion.local_hub.store import URL_PREFIX, Repo
+from hub_fusion.local_hub.users import check_can_write, may_read_files, may_see, may_write_to
+
+REPO_NAME = re.compile(r"[A-Za-z0-9_][\w.-]{0,95}", re.ASCII)
+VISIBILITIES = {"public": 0, "private": 1, "protected": 1}
+
+
+def create(call: Call) -> Response:
+    """A new repository with one commit that holds .gitattributes; 409, with its url, if the name is taken."""
+    request = call.json()
+    kind = _kind(request)
+    user = call.user
+    if user is None:
+        raise sign_in_first()
+    private = _visibility(request)
+    sdk = request.get("sdk") if kind == "space" else None
+    if kind == "space" and sdk not in ("gradio", "docker", "static", "streamlit"):
+        raise HubError(400, "A Space needs an sdk: gradio, docker, static or streamlit.")
+    attributes_blob = call.store.blobs.put(attributes.DEFAULT)
+    with call.store.db.write() as con:
+        owner = _namespace(con, call, request.get("organization") or user.name)
+        full_name = f"{owner['name']}/{_name(request.get('name'))}"
+        body = {"url": f"{call.base}/{URL_PREFIX[kind]}{full_name}", "name": full_name}
+        existing = call.store.find_repo(con, kind, full_name)
+        if existing is not None:
+            raise HubError(409, f"You already created this {kind} repo: {full_name}", body=body)
+        con.execute("DELETE FROM renames WHERE kind=? AND key=?", (kind, full_name.lower()))
+        now, hex_id = now_ms(), new_hex_id()
+        repo_id = con.execute(
+            "INSERT INTO repos (hex, kind, full_name, key, owner, private, sdk, created, modified, head, tree)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, '', '')",
+            (hex_id, kind, full_name, full_name.lower(), owner["id"], private, sdk, now, now),
+        ).lastrowid
+        assert repo_id is not None
+        content = attributes.DEFAULT
+        entry = trees.Entry(".gitattributes", attributes_blob, len(content), trees.git_oid(content), False)
+        history.add_commit(
+            con,
+            call.store,
+            repo_id,
+            history.MAIN,
+            {entry.path: entry},
+            parent=None,
+            title="initial commit",
+            message="",
+            author=user.name,
+        )
+    return answer(body | {"id": hex_id})
+
+
+def delete(call: Call) -> Response:
+    """Forget a repository and its history. Its blobs stay on disk."""
+    request = call.json()
+    with call.store.db.write() as con:
+        repo = _named(con, call, _kind(request), request.get("organization"), request.get("name"))
+        con.execute("DELETE FROM repos WHERE id=?", (repo.id,))
+    return PlainTextResponse("OK")
+
+
+def move(call: Call) -> Response:
+    """Another name, perhaps in another namespace; the old one answers 307 from now on."""
+    request = call.json()
+    kind = _kind(request)
+    old_owner, _, old_name = _text(request, "fromRepo").partition("/")
+    new_owner, _, new_name = _text(request, "toRepo").partition("/")
+    with call.store.db.write() as con:
+        repo = _named(con, call, kind, old_owner, old_name)
+        owner = _namespace(con, call, new_owner)
+        full_name = f"{owner['name']}/{_name(new_name)}"
+        taken = call.store.find_repo(con, kind, full_name)
+        if taken is not None and taken.id != repo.id:
+            raise HubError(409, f"A {kind} repo named {full_name} exists already.")
+        con.execute("DELETE FROM renames WHERE kind=? AND key=?", (kind, full_name.lower()))
+        con.execute(
+            "UPDATE repos SET full_name=?, key=?, owner=? WHERE id=?",
+            (full_name, full_name.lower(), owner["id"], repo.id),
+        )
+        if repo.key != full_name.lower():
+            con.execute("INSERT OR REPLACE INTO renames VALUES (?, ?, ?)", (kind, repo.key, repo.id))
+    return answer({"url": f"{call.base}/{URL_PREFIX[kind]}{full_name}"})
+
+
+def settings(call: Call) -> Response:
+    """Change visibility and gating; answers with both as they are now."""
+    request = call.json()
+    changes: dict[str, Any] = {}
+    if "visibility" in request or "private" in request:
+        changes["private"] = _visibility(request)
+    if "gated" in request:
+        if request["gated"] not in ("auto", "manual", False):
+            raise HubError(400, '"gated" must be "auto", "manual" or false.')
+        changes["gated"] = request["gated"] or None
+    with call.store.db.write() as con:
+        repo = call.writable_repo(con)
+        if "private" in changes:
+            con.execute("UPDATE repos SET private=? WHERE id=?", (changes["private"], repo.id))
+        if "gated" in changes:
+            con.execute("UPDATE repos SET gated=? WHERE id=?", (changes["gated"], repo.id))
+        repo = call.repo(con)
+    return answer({"private": bool(repo.private), "gated": repo.gated or False})
+
+
+def auth_check(call: Call) -> Response:
+    """200 if the caller may read the files, or refused as a download would be."""
+    with call.store.db.read() as con:
+        repo = call.repo(con)
+        if not may_read_files(con, call.user, repo):
+            raise gated(repo.full_name, authenticated=call.user is not None)
+    return answer({})
+
+
+def auth_check_write(call: Call) -> Response:
+    """200 if the caller may commit."""
+    with call.store.db.read() as con:
+        call.writable_repo(con)
+    return answer({})
+
+
+def _kind(request: dict[str, Any]) -> str:
+    kind = request.get("type") or "model"
+    if kind not in URL_PREFIX:
+        raise HubError(400, f'"type" must be one of {", ".join(URL_PREFIX)}.')
+    return str(kind)
+
+
+def _text(request: dict[str, Any], key: str) -> str:
+    value = request.get(key)
+    if not isinstance(value, str):
+        raise HubError(400, f'"{key}" must be a string.')
+    return value
+
+
+def _name(name: object) -> str:
+    if (
+        not isinstance(name, str)
+        or not REPO_NAME.fullmatch(name)
+        or any(part in name for part in ("..", "--"))
+        or name.endswith((".", "-", ".git", ".ipynb"))
+    ):
+        raise HubError(
+            400,
+            "Invalid repository name: letters, digits, '-', '_', '.', at most 96, no '--' or '..', not ending with "
+            "'.', '-' or '.git'.",
+        )
+    return name
+
+
+def _visibility(request: dict[str, Any]) -> int:
+    if isinstance(request.get("private"), bool):
+        return int(request["private"])
+    visibility = request.get("visibility") or "public"
+    if visibility not in VISIBILITIES:
+        raise HubError(400, f'"visibility" must be one of {", ".join(VISIBILITIES)}.')
+    return VISIBILITIES[visibility]
+
+
+def _namespace(con: sqlite3.Connection, call: Call, name: object) -> sqlite3.Row:
+    """The account, if the caller may write to it."""
+    row = con.execute("SELECT * FROM accounts WHERE key=?", (str(name).lower(),)).fetchone()
+    if call.user is None:
+        raise sign_in_first()
+    if row is None or not may_write_to(con, call.user, row["id"]):
+        raise HubError(403, f'You don\'t have the rights to create repositories under the namespace "{name}".')
+    found: sqlite3.Row = row
+    return found
+
+
+def _named(con: sqlite3.Connection, call: Call, kind: str, owner: object, name: object) -> Repo:
+    """The repository named in a request body, if the caller may change it."""
+    if call.user is None:
+        raise sign_in_first()
+    repo = call.store.find_repo(con, kind, f"{owner or call.user.name}/{name}")
+    if repo is None or not may_see(call.user, repo):
+        raise repo_not_found()
+    check_can_write(con, call.user, repo)
+    return repo
+
+
+ROUTES = [
+    Route("POST", "/api/repos/create", create),
+    Route("DELETE", "/api/repos/delete", delete),
+    Route("POST", "/api/repos/move", move),
+    Route("PUT", f"{API_REPO}/settings", settings),
+    Route("GET", f"{API_REPO}/auth-check", auth_check),
+    Route("GET", f"{API_REPO}/auth-check/write", auth_check_write),
+]

@@ -1,0 +1,132 @@
+"""Uploads through Xet: the write side of the content store the client insists on when hf_xet is installed.
+
+The client cuts files into chunks, sends them in xorbs, then a shard that says which chunks make up which file. Each
+file is put together, checked against its sha256 and kept as a plain blob: downloads are ordinary HTTP.
+
+Xorbs are kept, because the client remembers what it has sent to a URL and later refers to it. That is why the URL
+holds the store's id and the account's: another store, or another user, never gets references it cannot follow, and
+nobody can name another's chunks. Not covered: the read side, chunk deduplication across users (404, which the client
+takes for "not known").
+"""
+
+import re
+import tempfile
+import time
+from collections.abc import Iterator
+from functools import lru_cache
+from pathlib import Path
+
+from starlette.responses import Response
+
+from hub_fusion.local_hub.blobs import WrongContent, keep_file
+from hub_fusion.local_hub.call import API_REPO, Call, Route, answer
+from hub_fusion.local_hub.commits import refuse_pull_request
+from hub_fusion.local_hub.errors import HubError
+from hub_fusion.local_hub.lfs import grant
+from hub_fusion.local_hub.xet_format import BadXet, FileInShard, chunk_index, decode_chunk, parse_shard
+
+MAX_XORB_BYTES = 80 * 2**20
+MAX_SHARD_BYTES = 80 * 2**20
+TOKEN_VALID_S = 3600
+HASH = re.compile(r"[0-9a-f]{64}")
+
+
+def write_token(call: Call) -> Response:
+    """Where this user's chunks go, and the token to send them with."""
+    refuse_pull_request(call)
+    with call.store.db.read() as con:
+        repo = call.writable_repo(con)
+        call.store.resolve(con, repo, call.params["rev"])
+    assert call.user is not None
+    url = f"{call.base}/cas/i-{call.store.store_id}-{call.user.hex}"
+    token = call.store.sign("xet", call.user.id, call.user.hex, valid_s=TOKEN_VALID_S)
+    expires = int(time.time()) + TOKEN_VALID_S - 60
+    headers = {"X-Xet-Cas-Url": url, "X-Xet-Access-Token": token, "X-Xet-Token-Expiration": str(expires)}
+    return answer({"casUrl": url, "accessToken": token, "exp": expires}, headers=headers)
+
+
+def put_xorb(call: Call) -> Response:
+    """Keep a pack of chunks."""
+    folder, _ = _authorised(call)
+    target = _xorb_path(folder, call.params["hash"])
+    try:
+        chunk_index(call.body)
+    except BadXet as error:
+        raise HubError(400, f"Not a xorb: {error}.") from None
+    if target.exists():
+        return answer({"was_inserted": False})
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile(dir=folder, delete=False) as file:
+        try:
+            file.write(call.body)
+            keep_file(file.file, Path(file.name), target)  # type: ignore[arg-type]
+        finally:
+            Path(file.name).unlink(missing_ok=True)
+    return answer({"was_inserted": True})
+
+
+def put_shard(call: Call) -> Response:
+    """Put the shard's files together from their chunks; 400 unless each has the sha256 it claims."""
+    folder, account = _authorised(call)
+    try:
+        files = parse_shard(call.body)
+        load = lru_cache(maxsize=2)(lambda xorb: _load(folder, xorb))
+        hashes = []
+        for file in files:
+            sha256, _ = call.store.blobs.put_stream(_pieces(load, file), expect=file.sha256)
+            hashes.append(sha256)
+    except (BadXet, WrongContent) as error:
+        raise HubError(400, f"Shard refused: {error}.") from None
+    grant(call.store, account, hashes)
+    return answer({"result": 1})
+
+
+def not_served(call: Call) -> Response:
+    """Parts of the protocol that the client does without."""
+    raise HubError(404, "Not served here.")
+
+
+def _pieces(load: object, file: FileInShard) -> Iterator[bytes]:
+    for term in file.terms:
+        content, index = load(term.xorb)  # type: ignore[operator]
+        if not 0 <= term.first < term.end <= len(index):
+            raise BadXet(f"chunks {term.first}..{term.end} of a xorb with {len(index)}")
+        for at in range(term.first, term.end):
+            yield decode_chunk(content, index[at])
+
+
+def _load(folder: Path, xorb: str) -> tuple[bytes, list[int]]:
+    try:
+        content = _xorb_path(folder, xorb).read_bytes()
+    except FileNotFoundError:
+        raise BadXet(f"unknown xorb {xorb}") from None
+    return content, chunk_index(content)
+
+
+def _xorb_path(folder: Path, xorb: str) -> Path:
+    if not HASH.fullmatch(xorb):
+        raise HubError(400, "A xorb is named by 64 hex digits.")
+    return folder / xorb[:2] / xorb
+
+
+def _authorised(call: Call) -> tuple[Path, int]:
+    """(the caller's folder of xorbs, its account), from the token and the URL that `write_token` gave."""
+    _, _, token = call.request.headers.get("authorization", "").partition(" ")
+    fields = call.store.verify("xet", token)
+    if fields is None or call.params["store"] != f"i-{call.store.store_id}-{fields[1]}":
+        raise HubError(401, "This Xet token is not valid here, or not any more.")
+    folder = call.store.xorbs / fields[1]
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder, int(fields[0])
+
+
+CAS = "/cas/{store}"
+ROUTES = [
+    Route("GET", f"{API_REPO}/xet-write-token/{{rev}}", write_token),
+    Route("POST", f"{CAS}/v1/xorbs/default/{{hash}}", put_xorb, limit=MAX_XORB_BYTES, token=False),
+    Route("POST", f"{CAS}/v1/shards", put_shard, limit=MAX_SHARD_BYTES, token=False),
+    *(
+        Route(method, f"{CAS}/{{rest:path}}", not_served, limit=MAX_SHARD_BYTES, token=False)
+        for method in ("GET", "HEAD", "POST", "PUT")
+    ),
+]
