@@ -8,8 +8,11 @@ Not covered: splitting one model over devices (fusing never needs it).
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import timedelta
 from typing import Any, TypeVar
+
+from hub_fusion.errors import HubFusionError
 
 T = TypeVar("T")
 
@@ -18,11 +21,14 @@ class Compute:
     """This process's place among its peers. Without ``accelerate launch`` there is one process."""
 
     def __init__(self) -> None:
+        import torch
         from accelerate import PartialState
+        from accelerate.utils import parse_flag_from_env
 
+        cpu = parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.cuda.is_available()  # float64 is needed: CUDA or CPU
         # the peers wait for work as long as the main process talks to the Hub or evaluates
-        self.state = PartialState(timeout=timedelta(days=7))
-        self.device = str(self.state.device)
+        self.state = PartialState(cpu=cpu, timeout=timedelta(days=7))
+        self.device = "cpu" if cpu else str(self.state.device)
         self.processes = int(self.state.num_processes)
         self.rank = int(self.state.process_index)
 
@@ -41,25 +47,31 @@ class Compute:
 
         return list(gather_object([value])) if self.processes > 1 else [value]
 
-    def together(self, work: Callable[..., T], *arguments: Any) -> T:
+    def together(self, work: Callable[..., T], *arguments: Any, **here: Any) -> T:
         """Main process: run ``work(*arguments, compute)`` in all processes; gives this one's result.
 
         `work` and `arguments` are pickled between processes of this program, so `work` is a module-level function.
+        `here` are further arguments for this process alone (a progress bar).
         """
         self._hand_out((work, arguments))
-        return work(*arguments, self)
+        return work(*arguments, self, **here)
 
     def serve(self) -> None:
-        """Other processes: do what the main process hands out until it calls `close`."""
+        """Other processes: do what the main process hands out until it calls `close`.
+
+        A HubFusionError is raised from the same inputs in every process, and told by the main one.
+        """
         while (job := self._hand_out(None)) is not None:
             work, arguments = job
-            work(*arguments, self)
+            with suppress(HubFusionError):
+                work(*arguments, self)
+        self.state.destroy_process_group()
 
     def close(self) -> None:
         """Let the other processes go."""
-        if self.processes > 1 and self.is_main:
+        if self.processes > 1:
             self._hand_out(None)
-        self.state.destroy_process_group() if self.processes > 1 else None
+            self.state.destroy_process_group()
 
     def _hand_out(self, job: Any) -> Any:
         if self.processes == 1:

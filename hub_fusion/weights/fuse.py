@@ -74,6 +74,15 @@ def weights_sha256(files: Mapping[str, str]) -> str:
     return hashlib.sha256(lines.encode()).hexdigest()
 
 
+def folder_sha256(folder: Path) -> str:
+    """`FuseReport.weights_sha256` of a checkpoint that is on disk already."""
+    hashes = {}
+    for file in Checkpoint.open(folder).files:
+        with (folder / file).open("rb") as handle:
+            hashes[file] = hashlib.file_digest(handle, "sha256").hexdigest()
+    return weights_sha256(hashes)
+
+
 def fuse(plan: FusePlan, compute: Compute, progress: Progress | None = None) -> FuseReport:
     """Carry out a plan in all processes (see Compute.together); the output folder loads with from_pretrained.
 
@@ -89,6 +98,8 @@ def fuse(plan: FusePlan, compute: Compute, progress: Progress | None = None) -> 
     layout = writer.plan_layout(base, dropped, plan.dtype)
     specs = [spec for file in layout.values() for spec in file]
     if compute.is_main:
+        for stale in [*plan.out.glob("*.safetensors*"), *plan.out.glob("*.partial")]:
+            stale.unlink()
         writer.prepare(plan.out, base, layout)
     compute.barrier()
     share = _shares(specs, compute.processes)[compute.rank]
@@ -111,6 +122,28 @@ def fuse(plan: FusePlan, compute: Compute, progress: Progress | None = None) -> 
     compute.barrier()
     size = sum(spec.size_bytes for spec in specs)
     return FuseReport(files, len(specs), size, compute.processes, compute.device, time.monotonic() - began, dropped)
+
+
+def describe(plan: FusePlan) -> dict[str, Any]:
+    """What a plan would read, write and need, from headers alone. Raises as `fuse` does before it reads weights."""
+    base = Checkpoint.open(plan.base)
+    sources = sorted(plan.sources, key=lambda s: s.key)
+    _check(plan, sources)
+    opened = [Deltas(source, base, plan.base) for source in sources]
+    dropped = [n for n in base if plan.heads == "drop" and kind_of(n) == "task"]
+    specs = [spec for file in writer.plan_layout(base, dropped, plan.dtype).values() for spec in file]
+    largest_row = max((s.size_bytes // max(s.shape[0], 1) for s in specs if s.shape), default=0)
+    read = [sum(d.files[n].size_bytes for n in set(d.names.values()) if n in d.files) for d in opened]
+    return {
+        "method": plan.method,
+        "step": plan.step,
+        "tensors": len(specs),
+        "bytes": sum(s.size_bytes for s in specs),
+        "dropped": dropped,
+        "memory_bytes": 4 * max(BLOCK_ELEMENTS, largest_row) * (len(sources) + 3),
+        "sources": [{"key": s.key, "relation": s.relation, "weight": s.weight, "scale": s.scale, "bytes": size}
+                    for s, size in zip(sources, read, strict=True)],
+    }  # fmt: skip
 
 
 def _fused_rows(

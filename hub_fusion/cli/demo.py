@@ -1,0 +1,2 @@
+"""The demo's command."""
+COMMANDS = []

@@ -1,0 +1,38 @@
+"""Commands of the local Hub: hub serve, hub user add."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import typer
+
+from hub_fusion.cli.output import say
+
+app = typer.Typer(no_args_is_help=True, help="A Hub on this machine, for rehearsals, classrooms and tests.")
+user = typer.Typer(no_args_is_help=True, help="Accounts of the local Hub.")
+app.add_typer(user, name="user")
+
+
+@app.command()
+def serve(
+    root: Path = typer.Option(..., "--root", help="Folder of the Hub's storage; made if it is not there."),
+    port: int = typer.Option(8600, "--port", help="TCP port; 0 takes a free one."),
+    host: str = typer.Option("127.0.0.1", "--host", help="Address to listen on."),
+) -> None:
+    """Serve a folder as a Hub until interrupted; clients need HF_ENDPOINT only."""
+    from hub_fusion.local_hub import run
+
+    say(f"Serving {root} on http://{host}:{port}; clients need HF_ENDPOINT=http://{host}:{port}")
+    run(root, host, port)
+
+
+@user.command()
+def add(
+    name: str = typer.Argument(..., help="Account name."),
+    root: Path = typer.Option(..., "--root", help="Folder of the Hub's storage."),
+    org: bool = typer.Option(False, "--org", help="An organisation instead of a person."),
+) -> None:
+    """Make an account, or a further token for one, and print the token (shown once, stored hashed)."""
+    from hub_fusion.local_hub import add_user
+
+    typer.echo(add_user(root, name, org=org))

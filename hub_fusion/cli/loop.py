@@ -1,0 +1,131 @@
+"""Commands of the loop: run, watch, lineage, status."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from hub_fusion.cli.output import (
+    Endpoint, Json, RecipeFile, Settings, Work, open_compute, open_hub, open_recipe, print_json, print_table, say,
+    work_folder,
+)  # fmt: skip
+
+if TYPE_CHECKING:
+    from hub_fusion.generation import Outcome
+    from hub_fusion.records import Index, IndexEntry
+
+
+def run(
+    recipe: Path = RecipeFile, settings: list[str] = Settings, endpoint: str | None = Endpoint, work: Path | None = Work,
+    dry_run: bool = typer.Option(False, "--dry-run", help="Say what would be done; change nothing."), json: bool = Json,
+) -> None:  # fmt: skip
+    """Try to make the next generation, once."""
+    from hub_fusion.generation import run_generation
+
+    rules, hub, compute = open_recipe(recipe, settings), open_hub(endpoint), open_compute()
+    if not compute.is_main:
+        return compute.serve()
+    try:
+        outcome = run_generation(rules, hub, compute, work=work_folder(work, rules.base), say=say, dry_run=dry_run)
+    finally:
+        compute.close()
+    tell(outcome, json)
+    if outcome.status == "rejected":
+        raise typer.Exit(3)
+
+
+def watch(
+    recipe: Path = RecipeFile, settings: list[str] = Settings, endpoint: str | None = Endpoint, work: Path | None = Work,
+    once: bool = typer.Option(False, "--once", help="Look once and go on while generations can be made, then stop."),
+    interval: float = typer.Option(None, "--interval", help="Seconds between two looks.  [default: the recipe's]"),
+    json: bool = Json,
+) -> None:  # fmt: skip
+    """Wait for contributions and make generations, one at a time, until SIGTERM."""
+    from hub_fusion.watch import watch as watch_base
+
+    rules, hub, compute = open_recipe(recipe, settings), open_hub(endpoint), open_compute()
+    if not compute.is_main:
+        return compute.serve()
+    try:
+        outcomes = watch_base(rules, hub, compute, work=work_folder(work, rules.base), say=say, once=once,
+                              interval=interval or rules.poll_seconds, tell=lambda outcome: tell(outcome, json))  # fmt: skip
+    finally:
+        compute.close()
+    if once and outcomes and outcomes[-1].status == "rejected":
+        raise typer.Exit(3)
+
+
+def tell(outcome: Outcome, as_json: bool) -> None:
+    """Print a round's outcome."""
+    if as_json:
+        record: dict[str, Any] = {
+            "status": outcome.status, "reason": outcome.reason, "base": outcome.base, "generation": outcome.generation,
+            "revision": outcome.revision, "queue": [c.key for c in outcome.queue],
+            "refusals": [r.model_dump(mode="json") for r in outcome.refusals],
+        }  # fmt: skip
+        if outcome.record:
+            record["weights"] = outcome.record.weights
+        return print_json(record)
+    say(f"{outcome.status}: {outcome.reason}")
+    for refusal in outcome.refusals:
+        say(f"  refused {refusal.repo} at {refusal.stage} ({refusal.code}): {refusal.reason} {refusal.fix}")
+    for waiting in outcome.queue:
+        say(f"  in the queue: {waiting.repo}@{waiting.sha[:8]}")
+    if outcome.status == "published":
+        say(f'Load it: AutoModel.from_pretrained("{outcome.base}", revision="gen-{outcome.generation}")')
+
+
+def lineage(
+    repo: str = typer.Argument(..., help="The base's repository."), endpoint: str | None = Endpoint, json: bool = Json
+) -> None:
+    """All generations and rejected attempts of a base."""
+    from hub_fusion.publish.lineage import read_lineage
+
+    index = read_lineage(open_hub(endpoint), repo)
+    if json:
+        return print_json(index.model_dump(mode="json"))
+    print_lineage(index)
+
+
+def print_lineage(index: Index) -> None:
+    """The lineage as a table."""
+    rows = [
+        [entry.tag or "–", entry.status, _score(entry, "fewshot"), _score(entry, "probe"), str(entry.contributions),
+         str(entry.refusals), (entry.revision or "")[:8], entry.created_at.strftime("%Y-%m-%d %H:%M")]
+        for entry in index.entries
+    ]  # fmt: skip
+    columns = ["generation", "status", "few-shot (report)", "probe (report)", "fused", "refused", "commit", "date (UTC)"]
+    print_table(f"{index.base}", columns, rows)
+
+
+def _score(entry: IndexEntry, protocol: str) -> str:
+    found = [s for s in entry.scores if s.protocol == protocol and s.role == "report"]
+    return f"{found[0].mean:.3f} [{found[0].low:.3f}, {found[0].high:.3f}]" if found else "–"
+
+
+def status(
+    repo: str = typer.Argument(None, help="The base's repository.  [default: the recipe's]"),
+    recipe: Path = RecipeFile, endpoint: str | None = Endpoint, json: bool = Json,
+) -> None:  # fmt: skip
+    """What is going on between generations: heartbeat, queue, refusals, rejected attempts."""
+    from hub_fusion.publish.state import open_base
+    from hub_fusion.publish.status import read_status
+
+    hub = open_hub(endpoint)
+    state = open_base(hub, repo or open_recipe(recipe, []).base, mend=False)
+    now = read_status(hub, state)
+    if json:
+        return print_json({"generation": state.generation, "revision": state.revision, **now.model_dump(mode="json")})
+    say(f"{state.repo} is at gen-{state.generation} ({state.revision[:8]}); the watcher was last seen {now.heartbeat}")
+    print_table("queue", ["repository", "commit", "since"], [[w.repo, w.sha[:8], str(w.since)] for w in now.queue])
+    print_table("refused", ["repository", "code", "reason", "fix"],
+                [[r.repo, r.code, r.reason, r.fix] for r in now.refusals])  # fmt: skip
+    print_table("rejected by the gate", ["attempt", "reason"],
+                [[a.id[:8], a.verdict.reason if a.verdict else ""] for a in now.rejected])  # fmt: skip
+    if now.last_error:
+        say(f"last error: {now.last_error}")
+
+
+COMMANDS = [run, watch, lineage, status]

@@ -1,0 +1,158 @@
+"""Commands for those who run a base: init, and the stages of the loop one by one.
+
+Each stage reads and writes JSON lines, so ``hub-fusion discover | hub-fusion filter | hub-fusion screen > kept.jsonl``
+is the first half of ``hub-fusion run``.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import typer
+
+from hub_fusion.cli.output import (
+    Endpoint, Json, RecipeFile, Settings, Work, fail, open_compute, open_hub, open_recipe, print_json, print_lines,
+    print_table, read_lines, say, work_folder,
+)  # fmt: skip
+
+Lines = typer.Argument("-", help="JSON lines of the stage before; - reads standard input.")
+DryRun = typer.Option(False, "--dry-run", help="Say what would be done; change nothing.")
+
+
+def init(
+    base: str = typer.Argument(..., help="The repository to improve: you/base."),
+    root: str | None = typer.Option(None, "--root", help="Where its first weights come from."),
+    out: Path = typer.Option(Path("recipe.yaml"), "--out", help="The file to write."),
+    force: bool = typer.Option(False, "--force", help="Overwrite it."),
+) -> None:
+    """Write a commented recipe."""
+    from hub_fusion.recipe import Recipe
+
+    if out.exists() and not force:
+        fail(f"{out} is there already; --force overwrites it", 1)
+    text = Recipe.template(base, root)
+    Recipe.from_text(text)
+    out.write_text(text)
+    say(f"Wrote {out}. Name held-out tasks in it, then: hub-fusion run --recipe {out} --dry-run")
+
+
+def discover(
+    recipe: Path = RecipeFile, settings: list[str] = Settings, endpoint: str | None = Endpoint, json: bool = Json
+) -> None:
+    """List finetunes and adapters of the base, as JSON lines (a table on a terminal without --json)."""
+    from hub_fusion.contributions.discover import discover as discover_contributions
+
+    found, refusals = discover_contributions(open_hub(endpoint), open_recipe(recipe, settings))
+    show([*found, *refusals], json)
+
+
+def filter_(
+    lines: str = Lines, recipe: Path = RecipeFile, settings: list[str] = Settings, endpoint: str | None = Endpoint,
+    json: bool = Json,
+) -> None:  # fmt: skip
+    """Apply the metadata rules: JSON lines in, kept contributions and refusals out."""
+    from hub_fusion.contributions.filters import Circumstances, filter_contributions
+    from hub_fusion.publish.state import fused_keys, open_base
+    from hub_fusion.records import parse_lines
+
+    rules, hub = open_recipe(recipe, settings), open_hub(endpoint)
+    found, before = parse_lines(read_lines(lines))
+    fused = fused_keys(hub, open_base(hub, rules.base, mend=False))
+    kept, refusals = filter_contributions(found, Circumstances(rules, fused))
+    show([*kept, *before, *refusals], json)
+
+
+def screen(
+    lines: str = Lines, recipe: Path = RecipeFile, settings: list[str] = Settings, endpoint: str | None = Endpoint,
+    work: Path | None = Work, json: bool = Json,
+) -> None:  # fmt: skip
+    """Check headers, download, check tensors: JSON lines in, survivors with weights and refusals out.
+
+    What survives stays in the spool for `fuse --from` and `publish`.
+    """
+    from hub_fusion.generation import screen_round
+    from hub_fusion.publish.state import open_base
+    from hub_fusion.records import parse_lines
+
+    rules, hub, compute = open_recipe(recipe, settings), open_hub(endpoint), open_compute()
+    kept, before = parse_lines(read_lines(lines))
+    place = work_folder(work, rules.base)
+    _, screened = screen_round(rules, hub, compute, open_base(hub, rules.base, mend=False), kept, place, say)
+    show([*screened.contributions, *before, *screened.refusals], json)
+
+
+def evaluate(
+    target: str = typer.Argument(..., help="A folder, or repository[@revision]."),
+    recipe: Path = RecipeFile, settings: list[str] = Settings, endpoint: str | None = Endpoint, work: Path | None = Work,
+    json: bool = Json,
+) -> None:  # fmt: skip
+    """Measure a checkpoint as a base on the recipe's held-out tasks."""
+    from hub_fusion.evaluate.suite import measure
+    from hub_fusion.weights.fuse import folder_sha256
+    from hub_fusion.weights.local import checkpoint_folder
+
+    rules, compute = open_recipe(recipe, settings), open_compute()
+    folder = checkpoint_folder(target, open_hub(endpoint))
+    place = work_folder(work, rules.base)
+    scores = measure(folder, rules.evaluate, weights_sha256=folder_sha256(folder), cache=place / "scores",
+                     device=compute.device, progress=say).scores  # fmt: skip
+    if json:
+        return print_json(scores.model_dump(mode="json"))
+    rows = [[s.task or "mean", s.role, s.protocol, f"{s.mean:.4f}", f"{s.low:.4f} – {s.high:.4f}", str(s.examples)]
+            for s in (*scores.tasks, *scores.means)]  # fmt: skip
+    print_table(target, ["task", "role", "protocol", "accuracy", "95 % interval", "examples"], rows)
+
+
+def publish(
+    lines: str = Lines, recipe: Path = RecipeFile, settings: list[str] = Settings, endpoint: str | None = Endpoint,
+    work: Path | None = Work, dry_run: bool = DryRun, json: bool = Json,
+) -> None:  # fmt: skip
+    """Fuse, judge and publish what `screen` let pass; exit code 3 if the gate refuses it."""
+    from hub_fusion.cli.loop import tell
+    from hub_fusion.generation import finish_round, round_id, screen_round
+    from hub_fusion.provenance import Clock
+    from hub_fusion.publish.state import open_base
+    from hub_fusion.records import parse_lines
+
+    rules, hub, compute = open_recipe(recipe, settings), open_hub(endpoint), open_compute()
+    if not compute.is_main:
+        return compute.serve()
+    try:
+        kept, before = parse_lines(read_lines(lines))
+        state, place, clock = open_base(hub, rules.base, rules.root, mend=not dry_run), work_folder(work, rules.base), Clock()
+        base, screened = screen_round(rules, hub, compute, state, kept, place, say)
+        id = round_id(rules, state, [r.sha for r in (*kept, *before) if r.kind == "contribution" or r.stage == "screen"])
+        refusals = [*before, *screened.refusals]
+        outcome = finish_round(rules, hub, compute, state, base, screened, refusals, id, place, clock, say, dry_run=dry_run)
+    finally:
+        compute.close()
+    tell(outcome, json)
+    if outcome.status == "rejected":
+        raise typer.Exit(3)
+
+
+def card(
+    repo: str = typer.Argument(..., help="The base's repository."),
+    revision: str | None = typer.Option(None, "--revision", help="gen-N.  [default: the newest]"),
+    endpoint: str | None = Endpoint,
+) -> None:
+    """Render the model card of a generation from its record."""
+    from hub_fusion.publish.commit import card_of
+    from hub_fusion.publish.state import open_base
+
+    hub = open_hub(endpoint)
+    typer.echo(card_of(hub, open_base(hub, repo, mend=False), revision))
+
+
+def show(records: list, as_json: bool) -> None:  # type: ignore[type-arg]
+    """JSON lines; a table where a person is looking and did not ask for JSON."""
+    import sys
+
+    if as_json or not sys.stdout.isatty():
+        return print_lines(records)
+    rows = [[r.repo, r.sha[:8], getattr(r, "code", "kept"), getattr(r, "reason", r.author)] for r in records]
+    print_table("contributions", ["repository", "commit", "verdict", "why"], rows)
+
+
+filter_.__name__ = "filter"
+COMMANDS = [init, discover, filter_, screen, evaluate, publish, card]

@@ -1,0 +1,141 @@
+"""Commands that merge: fuse, methods."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from hub_fusion.cli.output import (
+    Endpoint, Json, RecipeFile, Work, open_compute, open_hub, open_recipe, print_json, print_table, progress_bar,
+    read_lines, say, work_folder,
+)  # fmt: skip
+
+if TYPE_CHECKING:
+    from hub_fusion.weights.fuse import FusePlan
+
+
+def fuse(
+    base: str = typer.Argument(None, help="A folder, or repository[@revision]."),
+    contributions: list[str] = typer.Argument(None, help="Finetunes or adapters of it, folders or repositories."),
+    out: Path = typer.Option(..., "--out", "-o", help="Folder of the result."),
+    method: str = typer.Option("mean", "--method", "-m", help="hub-fusion methods lists them."),
+    settings: list[str] = typer.Option([], "--set", help="Option of the method: density=0.2 (repeatable)."),
+    weights: str | None = typer.Option(None, "--weights", help="Relative weights: 1,2,1."),
+    dtype: str | None = typer.Option(None, "--dtype", help="fp32, fp16 or bf16.  [default: the base's]"),
+    heads: str = typer.Option("keep", "--heads", help="keep the base's task head, or drop it."),
+    from_lines: str | None = typer.Option(None, "--from", help="What `screen` wrote, instead of BASE and CONTRIBUTION."),
+    recipe: Path = RecipeFile, endpoint: str | None = Endpoint, work: Path | None = Work,
+    dry_run: bool = typer.Option(False, "--dry-run", help="Print the plan; write nothing."), json: bool = Json,
+) -> None:  # fmt: skip
+    """Fuse finetunes and adapters of a base into one checkpoint."""
+    from hub_fusion.weights.fuse import fuse as fuse_checkpoints
+
+    compute = open_compute()
+    if not compute.is_main:
+        return compute.serve()
+    try:
+        if from_lines:
+            plan = plan_from_lines(from_lines, recipe, endpoint, work, out, compute)
+        else:
+            plan = plan_from_arguments(base, contributions, out, method, settings, weights, dtype, heads, endpoint)
+        if dry_run:
+            return print_plan(plan, json)
+        say(f"fusing {len(plan.sources)} contributions by {plan.method}, processes: {compute.processes}")
+        with progress_bar(0, "fusing") as bar:
+            report = compute.together(fuse_checkpoints, plan, progress=_advance(bar))
+    finally:
+        compute.close()
+    if json:
+        return print_json({"out": str(plan.out), "processes": report.processes, "device": report.device,
+                           "files": report.files, "weights_sha256": report.weights_sha256, "tensors": report.tensors,
+                           "bytes": report.bytes_written, "seconds": round(report.seconds, 3),
+                           "dropped": list(report.dropped)})  # fmt: skip
+    say(f"wrote {report.tensors} tensors, {report.bytes_written:,} bytes, in {report.seconds:.1f} s "
+        f"(processes: {report.processes}, {report.device}) to {plan.out}")  # fmt: skip
+    for file, digest in report.files.items():
+        print(f"{digest}  {file}")
+
+
+def plan_from_arguments(
+    base: str | None, contributions: list[str] | None, out: Path, method: str, settings: list[str], weights: str | None,
+    dtype: str | None, heads: str, endpoint: str | None,
+) -> FusePlan:  # fmt: skip
+    """BASE CONTRIBUTION… with their options."""
+    import yaml
+
+    from hub_fusion.merge import find_method
+    from hub_fusion.weights.local import plan_local
+
+    if not base or not contributions:
+        raise typer.BadParameter("give BASE and at least one CONTRIBUTION, or --from FILE")
+    if heads not in ("keep", "drop"):
+        raise typer.BadParameter("--heads is keep or drop")
+    try:
+        shares = [float(w) for w in weights.split(",")] if weights else None
+    except ValueError:
+        raise typer.BadParameter(f"--weights takes numbers like 1,2,1, not {weights!r}") from None
+    options = {key: yaml.safe_load(value) for key, _, value in (s.partition("=") for s in settings)}
+    find_method(method).bind(options)
+    return plan_local(base, contributions, out, method=method, options=options, weights=shares, dtype=dtype,
+                      heads="drop" if heads == "drop" else "keep", hub=open_hub(endpoint))  # fmt: skip
+
+
+def plan_from_lines(lines: str, recipe: Path, endpoint: str | None, work: Path | None, out: Path, compute: Any) -> FusePlan:
+    """The fuse of a round whose contributions `screen` let pass."""
+    from hub_fusion.generation import screen_round
+    from hub_fusion.publish.state import open_base
+    from hub_fusion.records import parse_lines
+    from hub_fusion.weights.fuse import FusePlan
+
+    rules, hub = open_recipe(recipe, []), open_hub(endpoint)
+    kept, _ = parse_lines(read_lines(lines))
+    state = open_base(hub, rules.base, mend=False)
+    base, screened = screen_round(rules, hub, compute, state, kept, work_folder(work, rules.base), say)
+    return FusePlan(base, out, tuple(screened.sources), rules.merge.method, rules.merge.options,
+                    rules.merge.steps[0], rules.merge.heads)  # fmt: skip
+
+
+def print_plan(plan: FusePlan, as_json: bool) -> None:
+    """What would be read and written, from headers alone."""
+    from hub_fusion.weights.fuse import describe
+
+    plan_facts = describe(plan)
+    if as_json:
+        return print_json(plan_facts)
+    rows = [[s["key"], s["relation"], f"{s['weight']:.4g}", f"{s['bytes']:,}"] for s in plan_facts["sources"]]
+    print_table(f"{plan.method} onto {plan.base}", ["contribution", "kind", "weight", "bytes to read"], rows)
+    say(f"would write {plan_facts['tensors']} tensors, {plan_facts['bytes']:,} bytes, to {plan.out}; "
+        f"needs about {plan_facts['memory_bytes']:,} bytes of memory")  # fmt: skip
+
+
+def _advance(bar: Any) -> Any:
+    def advance(done: int, total: int) -> None:
+        bar.total = total
+        bar.update(done - bar.n)
+
+    return advance
+
+
+def methods(name: str = typer.Argument(None, help="Explain this one."), json: bool = Json) -> None:
+    """List merge methods, or explain one."""
+    import inspect
+
+    from hub_fusion.merge import find_method, merge_methods
+
+    found = [find_method(name)] if name else list(merge_methods().values())
+    if json:
+        return print_json([{"name": m.name, "title": m.title, "source": m.source, "judged": m.judged, "options": m.options,
+                            "doc": inspect.getdoc(m.formula)} for m in found])  # fmt: skip
+    if name:
+        method = found[0]
+        options = ", ".join(f"{k}={v}" for k, v in method.options.items()) or "none"
+        print(f"{method.title} ({method.name})\n{method.source}\njudged: {method.judged}\noptions: {options}\n")
+        return print(inspect.getdoc(method.formula))
+    summaries = [(inspect.getdoc(m.formula) or "").splitlines()[0] for m in found]
+    print_table("merge methods", ["name", "judged", "what it computes", "source"],
+                [[m.name, m.judged, text, m.source] for m, text in zip(found, summaries, strict=True)])  # fmt: skip
+
+
+COMMANDS = [fuse, methods]

@@ -1,0 +1,119 @@
+"""What all commands share: words to stderr, data to stdout, and how to reach recipe, Hub and devices."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import typer
+
+if TYPE_CHECKING:
+    from hub_fusion.hub import Hub
+    from hub_fusion.recipe import Recipe
+    from hub_fusion.records import Record
+    from hub_fusion.weights.compute import Compute
+
+Endpoint = typer.Option(None, "--endpoint", help="The Hub's URL.  [default: HF_ENDPOINT, else huggingface.co]")
+Json = typer.Option(False, "--json", help="Machine-readable output on stdout.")
+RecipeFile = typer.Option(Path("recipe.yaml"), "--recipe", "-r", help="The recipe; hub-fusion init writes one.")
+Settings = typer.Option([], "--set", help="Override a recipe key: round.min_contributions=3 (repeatable).")
+Work = typer.Option(None, "--work", help="Folder for downloads and candidates.  [default: the cache]")
+
+
+def say(text: str) -> None:
+    """A line for people, on stderr; control characters from strangers are made visible."""
+    clean = "".join(ch if ch.isprintable() or ch == "\n" else ascii(ch)[1:-1] for ch in text)
+    if int(os.environ.get("RANK", "0")) == 0:
+        print(clean, file=sys.stderr, flush=True)
+
+
+def fail(text: str, code: int) -> NoReturn:
+    """Say what is wrong and leave with an exit code."""
+    say(f"Error: {text}" if code != 130 else text)
+    raise SystemExit(code)
+
+
+def print_json(value: Any) -> None:
+    """One JSON value on one line of stdout."""
+    print(json.dumps(value, ensure_ascii=False), flush=True)
+
+
+def print_lines(records: Iterable[Record]) -> None:
+    """Records as JSON lines on stdout: what the next stage reads."""
+    for record in records:
+        print(record.to_json(), flush=True)
+
+
+def read_lines(path: str) -> list[str]:
+    """The lines of a file, or of standard input for ``-``."""
+    from hub_fusion.errors import RecordError
+
+    try:
+        return sys.stdin.read().splitlines() if path == "-" else Path(path).read_text().splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise RecordError(f"cannot read {path}: {error}") from None
+
+
+def print_table(title: str, columns: list[str], rows: Iterable[list[str]]) -> None:
+    """A table for people on stdout; strangers' text is printed as it is, never as markup."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(title=Text(title), box=box.SIMPLE_HEAD, title_justify="left")
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    for row in rows:
+        table.add_row(*(Text("".join(ch for ch in cell if ch.isprintable())) for cell in row))
+    Console(width=None if sys.stdout.isatty() else 140).print(table)
+
+
+def open_hub(endpoint: str | None) -> Hub:
+    """The Hub that the user means."""
+    from hub_fusion.hub import Hub
+
+    return Hub(endpoint)
+
+
+def open_recipe(path: Path, settings: list[str]) -> Recipe:
+    """The recipe with ``--set`` applied."""
+    import yaml
+
+    from hub_fusion.errors import RecipeError
+    from hub_fusion.recipe import Recipe
+
+    overrides = {}
+    for setting in settings:
+        key, equals, value = setting.partition("=")
+        if not equals:
+            raise RecipeError(f"--set takes KEY=VALUE, not {setting!r}")
+        overrides[key] = yaml.safe_load(value)
+    return Recipe.load(path, overrides=overrides)
+
+
+def open_compute() -> Compute:
+    """Devices and processes; imports torch, which takes a second or two."""
+    from hub_fusion.weights.compute import Compute
+
+    return Compute()
+
+
+def work_folder(given: Path | None, base: str) -> Path:
+    """Where a base's downloads and candidates go."""
+    if given is not None:
+        return given
+    home = os.environ.get("XDG_CACHE_HOME")
+    cache = Path(home) if home else Path.home() / ".cache"
+    return cache / "hub_fusion" / base.replace("/", "--")
+
+
+def progress_bar(total: int, what: str) -> Any:
+    """A byte-counting bar on stderr that shows itself only on a terminal; use as a context manager with `update`."""
+    from tqdm.auto import tqdm
+
+    return tqdm(total=total, desc=what, unit="B", unit_scale=True, file=sys.stderr, disable=not sys.stderr.isatty())

@@ -1,0 +1,120 @@
+"""Would this contribution be accepted? The watcher's own rules, on metadata and headers alone, without torch.
+
+For a repository on the Hub, or for a local folder before it is uploaded. Reads kilobytes. Not covered: what only the
+tensors tell (NaN, copies, norms), and adapters of models whose names in memory differ from those on disk.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+from hub_fusion.contributions.discover import from_model_info
+from hub_fusion.contributions.filters import RULES, Circumstances
+from hub_fusion.contributions.screen import ARCHITECTURE_FIX, check_headers
+from hub_fusion.errors import HubFusionError, RepoMissing, WeightsError
+from hub_fusion.hub import Hub
+from hub_fusion.recipe import Recipe
+from hub_fusion.records import Contribution, Refusal
+from hub_fusion.weights.adapter import read_lora_config
+from hub_fusion.weights.checkpoint import Checkpoint, TensorSpec
+from hub_fusion.weights.names import MismatchError, match_names
+from hub_fusion.weights.remote import ADAPTER, read_headers, weight_files
+
+NO_SHA = "0" * 40
+
+
+@dataclass(frozen=True)
+class Check:
+    """The answer: every refusal that applies (the watcher would give the first), none if it would be accepted."""
+
+    repo: str
+    base: str
+    accepted: bool
+    passed: tuple[str, ...]
+    refusals: tuple[Refusal, ...]
+
+
+def check_contribution(target: str, *, hub: Hub, base: str | None = None, recipe: Recipe | None = None) -> Check:
+    """Check a repository (``user/model`` or ``user/model@revision``) or a local folder.
+
+    `base` defaults to what the card declares, `recipe` to the one that the base publishes, else to the defaults.
+    Raises HubFusionError where that leaves the question open (no such repository, no base named).
+    """
+    folder = Path(target)
+    contribution = _local(folder) if folder.is_dir() else _remote(target, hub)
+    base = base or (recipe.base if recipe else contribution.base)
+    if not base:
+        raise HubFusionError(f"{target} declares no single base_model: say which base you mean with --base")
+    recipe = recipe or published_recipe(hub, base)
+    refusals = [r for rule in RULES if (r := rule(contribution, Circumstances(recipe)))]
+    passed = [rule.__name__ for rule in RULES if rule.__name__ not in {_rule_of(r.code) for r in refusals}]
+    if "no_safetensors" in passed:
+        headers = base_headers(hub, base)
+        problem = _local_headers(folder, contribution, headers) if folder.is_dir() else check_headers(
+            hub, contribution, headers, None)[1]  # fmt: skip
+        refusals.append(problem) if problem else passed.append("headers")
+    return Check(contribution.repo, base, not refusals, tuple(passed), tuple(refusals))
+
+
+def published_recipe(hub: Hub, base: str) -> Recipe:
+    """The recipe of the base's newest generation, or the defaults."""
+    try:
+        return Recipe.from_text(hub.read_text(base, "fusion/recipe.yaml"), source=f"{base}/fusion/recipe.yaml")
+    except RepoMissing:
+        return Recipe(base=base)
+
+
+def base_headers(hub: Hub, base: str) -> dict[str, TensorSpec]:
+    """Names, shapes and dtypes of the base's newest tensors, from headers."""
+    sha = hub.resolve(base)
+    sizes = hub.files(base, sha)
+    return read_headers(hub, base, sha, weight_files(hub, base, sha, sizes), sizes)
+
+
+def _remote(target: str, hub: Hub) -> Contribution:
+    repo, _, revision = target.partition("@")
+    info = hub.model(repo, revision or None)
+    files = {sibling.rfilename for sibling in info.siblings or []}
+    return from_model_info(info, "adapter" if "adapter_config.json" in files else "finetune")
+
+
+def _local(folder: Path) -> Contribution:
+    """A folder seen as the repository it would become; it says "you" where an account would stand."""
+    from huggingface_hub import ModelCard
+
+    card: dict[str, Any] = {}
+    if (folder / "README.md").is_file():
+        try:
+            card = ModelCard((folder / "README.md").read_text()).data.to_dict()
+        except Exception as error:  # the parser's errors are many; all mean the same
+            raise HubFusionError(f"{folder / 'README.md'}: the YAML between the --- lines cannot be read: {error}") from None
+    files = sorted(path.name for path in folder.iterdir() if path.is_file())
+    tags = card.get("tags")
+    info: Any = SimpleNamespace(
+        id=f"you/{folder.resolve().name}", sha=NO_SHA, card_data=card, tags=tags if isinstance(tags, list) else [],
+        private=False, gated=False, created_at=None, last_modified=None,
+        siblings=[SimpleNamespace(rfilename=name) for name in files],
+    )  # fmt: skip
+    return from_model_info(info, "adapter" if "adapter_config.json" in files else "finetune")
+
+
+def _local_headers(folder: Path, c: Contribution, base: dict[str, TensorSpec]) -> Refusal | None:
+    try:
+        if c.relation == "adapter":
+            from hub_fusion.weights.adapter import plan_adapter
+
+            plan_adapter(read_lora_config(folder), Checkpoint.open(folder, ADAPTER), base, dict)
+        else:
+            match_names(base, Checkpoint.open(folder))
+    except MismatchError as error:
+        return c.refuse("screen", error.code, f"It does not fit the base: {error}.", ARCHITECTURE_FIX)
+    except WeightsError as error:
+        return c.refuse("screen", "malformed_weights", f"{error}.", "Save it again with save_pretrained.")
+    return None
+
+
+def _rule_of(code: str) -> str:
+    return "license_not_allowed" if code == "license_missing" else code

@@ -1,0 +1,138 @@
+"""Hub listings → contributions, and which of them enter this round. Metadata only; nothing is downloaded.
+
+Finetunes and adapters that declare the base (or an alias of it) are found by the Hub's own tags
+``base_model:finetune:BASE`` and ``base_model:adapter:BASE``; ``contributions.include`` adds repositories by name.
+A card is a stranger's text: fields of the wrong type count as absent. Not covered: finetunes of unlisted mirrors.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+from hub_fusion.errors import RepoMissing
+from hub_fusion.records import Contribution, Refusal, Relation
+from hub_fusion.recipe import Recipe, Round
+
+if TYPE_CHECKING:
+    from huggingface_hub.hf_api import ModelInfo
+
+    from hub_fusion.hub import Hub
+
+RELATIONS: tuple[Relation, ...] = ("finetune", "adapter")
+OPT_IN, OPT_OUT = "hub-fusion", "no-fusion"
+BASE_TAG = "hub-fusion-base:"  # followed by the commit it was trained from: for cards that a tool rewrites
+REVISION = re.compile(r"[\w./-]{1,128}")
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+def discover(hub: Hub, recipe: Recipe) -> tuple[list[Contribution], list[Refusal]]:
+    """Everything that could be fused, in canonical order, each pinned to its newest commit.
+
+    Refusals are of included repositories that cannot be read. Raises HubError where listing itself fails.
+    """
+    found: dict[str, Contribution] = {}
+    refusals = []
+    for base in (recipe.base, *recipe.aliases):
+        for relation in RELATIONS:
+            for info in hub.children(base, relation):
+                if info.sha and info.id not in found:
+                    found[info.id] = from_model_info(info, relation)
+    for repo in recipe.contributions.include:
+        try:
+            info = hub.model(repo)
+        except RepoMissing as error:
+            refusals.append(
+                Refusal(repo=repo, sha="", author=repo.partition("/")[0], stage="discover", code="not_found",
+                        reason=str(error), fix="Check the name in contributions.include, and that the token may read it.")
+            )  # fmt: skip
+            continue
+        adapter = any(s.rfilename == "adapter_config.json" for s in info.siblings or [])
+        found[info.id] = from_model_info(info, "adapter" if adapter else "finetune")
+    own = {recipe.base.lower(), *(alias.lower() for alias in recipe.aliases)}
+    kept = [c for c in found.values() if c.repo.lower() not in own]
+    return sorted(kept, key=lambda c: c.key), refusals
+
+
+def from_model_info(info: ModelInfo, relation: Relation) -> Contribution:
+    """A contribution from what the Hub says about a repository."""
+    card = _mapping(getattr(info, "card_data", None))
+    ours = _mapping(card.get("hub_fusion"))
+    tags = tuple(t for t in info.tags or [] if isinstance(t, str))
+    bases = card.get("base_model")
+    base = bases[0] if isinstance(bases, list) and len(bases) == 1 else bases
+    claims = [ours.get("base_revision"), *(t.removeprefix(BASE_TAG) for t in tags if t.startswith(BASE_TAG))]
+    revision = next((r for r in claims if isinstance(r, str) and REVISION.fullmatch(r)), None)
+    return Contribution(
+        repo=info.id,
+        sha=str(info.sha),
+        relation=relation,
+        author=info.id.partition("/")[0],
+        license=_text(card.get("license")),
+        task=_text(ours.get("task")),
+        datasets=tuple(_texts(card.get("datasets")))[:20],
+        base=_text(base),
+        base_revision=revision,
+        consent=OPT_IN in tags or ours.get("contribute") is True,
+        tags=tags,
+        private=info.private is True,
+        gated=bool(info.gated),
+        created_at=info.created_at,
+        last_modified=info.last_modified,
+        files=tuple(s.rfilename for s in info.siblings or []),
+    )
+
+
+def _mapping(value: Any) -> dict[str, Any]:
+    if hasattr(value, "to_dict"):
+        value = value.to_dict()
+    return value if isinstance(value, dict) else {}
+
+
+def _text(value: Any) -> str | None:
+    """A short printable string, or None for everything else."""
+    if not isinstance(value, str):
+        return None
+    return "".join(ch for ch in value if ch.isprintable())[:200].strip() or None
+
+
+def _texts(value: Any) -> Iterable[str]:
+    values = value if isinstance(value, list) else [value]
+    return [text for item in values if (text := _text(item))]
+
+
+def due(kept: Sequence[Contribution], rule: Round, now: datetime) -> str | None:
+    """Why a fuse is due, or None: enough contributions, or two and the oldest has waited `max_wait`."""
+    if len(kept) >= rule.min_contributions:
+        return f"{len(kept)} contributions are ready, {rule.min_contributions} are needed"
+    waited = max((now - _since(c) for c in kept), default=timedelta(0))
+    if len(kept) >= 2 and waited >= rule.max_wait:
+        return f"{len(kept)} contributions are ready and the oldest has waited {waited}"
+    return None
+
+
+def choose(kept: Sequence[Contribution], rule: Round) -> list[Contribution]:
+    """Which contributions enter this round, in canonical order; the others wait for the next one.
+
+    `diverse` takes the newest of every account before the second of any; `all` takes all, beyond `max_contributions`.
+    """
+    newest = sorted(kept, key=lambda c: (_since(c), c.key), reverse=True)
+    if rule.choose == "all":
+        return sorted(kept, key=lambda c: c.key)
+    if rule.choose == "oldest":
+        newest.reverse()
+    elif rule.choose == "diverse":
+        turn: defaultdict[str, int] = defaultdict(int)
+        order = []
+        for contribution in newest:
+            order.append((turn[contribution.author], len(order), contribution))
+            turn[contribution.author] += 1
+        newest = [c for _, _, c in sorted(order, key=lambda entry: entry[:2])]
+    return sorted(newest[: rule.max_contributions], key=lambda c: c.key)
+
+
+def _since(contribution: Contribution) -> datetime:
+    return contribution.last_modified or contribution.created_at or EPOCH

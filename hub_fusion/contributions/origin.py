@@ -1,0 +1,84 @@
+"""Which generation a contribution started from, and how that is known.
+
+In order of trust: the card's ``hub_fusion.base_revision`` (a sha or a tag), PEFT's ``revision``, else the newest
+generation that existed when the contribution's repository was made. Not covered: measuring it from the weights.
+"""
+
+from __future__ import annotations
+
+import bisect
+import json
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TYPE_CHECKING
+
+from hub_fusion.errors import HubError
+from hub_fusion.records import Contribution, KnownBy
+
+if TYPE_CHECKING:
+    from hub_fusion.hub import Hub
+
+
+@dataclass(frozen=True)
+class Generations:
+    """The base's generations on the Hub: number, commit and date, oldest first, and every commit of main."""
+
+    commits: tuple[tuple[int, str, datetime], ...]
+    history: dict[str, int]  # commit of main → the generation whose weights it has
+
+    @classmethod
+    def of(cls, hub: Hub, base: str) -> Generations:
+        """Read tags and history. A commit between two generations (a card edit) has the earlier one's weights."""
+        tags = {sha: int(tag[4:]) for tag, sha in hub.tags(base).items() if tag.startswith("gen-") and tag[4:].isdigit()}
+        commits, history = [], {}
+        newest: int | None = None
+        for commit in reversed(hub.commits(base)):
+            if commit.sha in tags:
+                newest = tags[commit.sha]
+                commits.append((newest, commit.sha, commit.created_at))
+            if newest is not None:
+                history[commit.sha] = newest
+        return cls(tuple(sorted(commits)), history)
+
+    def revision(self, generation: int) -> str:
+        """The commit of a generation."""
+        return next(sha for number, sha, _ in self.commits if number == generation)
+
+    def find(self, claim: str) -> int | None:
+        """The generation behind a sha or tag, or None."""
+        if claim in self.history:
+            return self.history[claim]
+        return next((number for number, _, _ in self.commits if claim == f"gen-{number}"), None)
+
+    def at(self, date: datetime) -> int:
+        """The newest generation that existed at this time (the first one for earlier times)."""
+        place = bisect.bisect_right([made for _, _, made in self.commits], date)
+        return self.commits[max(place - 1, 0)][0]
+
+
+def resolve_origin(contribution: Contribution, generations: Generations, hub: Hub) -> Contribution:
+    """The contribution with generation, origin_revision and known_by filled in."""
+    claims: list[tuple[str | None, KnownBy]] = [(contribution.base_revision, "card")]
+    if contribution.relation == "adapter":
+        claims.append((_peft_revision(contribution, hub), "peft"))
+    for claim, known_by in claims:
+        found = generations.find(claim) if claim else None
+        if found is not None:
+            return _with(contribution, found, generations, known_by)
+    if contribution.created_at:
+        return _with(contribution, generations.at(contribution.created_at), generations, "date")
+    return _with(contribution, generations.commits[-1][0], generations, "assumed")
+
+
+def _with(contribution: Contribution, generation: int, generations: Generations, known_by: KnownBy) -> Contribution:
+    update = {"generation": generation, "origin_revision": generations.revision(generation), "known_by": known_by}
+    return contribution.model_copy(update=update)
+
+
+def _peft_revision(contribution: Contribution, hub: Hub) -> str | None:
+    try:
+        text = hub.read_text(contribution.repo, "adapter_config.json", revision=contribution.sha, max_bytes=1_000_000)
+        revision = json.loads(text).get("revision")
+    except (HubError, ValueError, AttributeError, RecursionError):
+        return None  # the screen reads the same file and refuses it with a reason
+    return revision if isinstance(revision, str) else None

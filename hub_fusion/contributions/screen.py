@@ -1,0 +1,174 @@
+"""What the weights must pass before they are fused: headers first (kilobytes), then every tensor once.
+
+Headers: the format's laws, the base's names and shapes. Tensors: finite, changed, not a copy of another contribution,
+of a length like the others' (far too long is refused, somewhat too long is capped). Survivors stay in the spool.
+Not covered: backdoors of normal length and clean accuracy. Such an attack passes; the gate may or may not notice it.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hub_fusion.contributions.discover import EPOCH
+from hub_fusion.errors import HeaderError, RepoMissing, WeightsError
+from hub_fusion.recipe import Recipe, Screen
+from hub_fusion.records import Contribution, Refusal
+from hub_fusion.weights.adapter import LoraConfig, plan_adapter
+from hub_fusion.weights.checkpoint import Checkpoint, TensorSpec
+from hub_fusion.weights.deltas import Source
+from hub_fusion.weights.measure import Measures, measure
+from hub_fusion.weights.names import MismatchError, match_names, memory_names
+from hub_fusion.weights.remote import ADAPTER, ADAPTER_CONFIG, Spool, read_headers, weight_files
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from hub_fusion.hub import Hub
+    from hub_fusion.weights.compute import Compute
+
+COPY_DISTANCE = 1e-3  # of the longer task vector: the same weights, whatever dtype they were saved in
+ARCHITECTURE_FIX = "Train from this base without changing its layers; new heads are fine."
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Screened:
+    """The survivors, ready to be fused, in canonical order."""
+
+    contributions: list[Contribution]  # with norm, scale, weight and cosine
+    sources: list[Source]
+    refusals: list[Refusal]
+
+
+def check_headers(
+    hub: Hub, c: Contribution, base: Mapping[str, TensorSpec], base_folder: Path | None
+) -> tuple[list[str], Refusal | None]:
+    """The contribution's weight files, and why its headers do not pass, if they do not. Reads kilobytes.
+
+    Without `base_folder` adapters are compared with the on-disk names only.
+    """
+    try:
+        sizes = hub.files(c.repo, c.sha)
+        names = [ADAPTER] if c.relation == "adapter" else weight_files(hub, c.repo, c.sha, sizes)
+        headers = read_headers(hub, c.repo, c.sha, names, sizes)
+        if c.relation == "adapter":
+            text = hub.read_text(c.repo, ADAPTER_CONFIG, revision=c.sha, max_bytes=1_000_000)
+            config = LoraConfig.from_json(text, source=f"{c.repo}/{ADAPTER_CONFIG}")
+            plan_adapter(config, headers, base, partial(memory_names, base_folder, base) if base_folder else lambda: {})
+            names.append(ADAPTER_CONFIG)
+        else:
+            match_names(base, headers)
+    except MismatchError as error:
+        return [], c.refuse("screen", error.code, f"It does not fit the base: {error}.", ARCHITECTURE_FIX)
+    except HeaderError as error:
+        return [], c.refuse("screen", "malformed_weights", f"{error}.", "Save it again with safetensors and upload it.")
+    except (WeightsError, RepoMissing, KeyError) as error:
+        return [], c.refuse("screen", "unsupported_weights", f"{error}.", "Publish the full model in safetensors.")
+    return names, None
+
+
+def screen(
+    hub: Hub, chosen: Sequence[Contribution], recipe: Recipe, base_folder: Path, origins: Mapping[int, Path],
+    spool: Spool, compute: Compute, say: Say,
+) -> Screened:  # fmt: skip
+    """Headers, download into the spool, one pass over all tensors. `origins` maps generations to their folders."""
+    base = Checkpoint.open(base_folder)
+    refusals: list[Refusal] = []
+    spooled: list[tuple[Contribution, Source]] = []
+    for number, c in enumerate(chosen, start=1):
+        say(f"screening {number}/{len(chosen)} {c.repo}")
+        names, refusal = check_headers(hub, c, base, base_folder)
+        if refusal is None:
+            try:
+                sizes = hub.files(c.repo, c.sha)
+                folder = spool.fetch(hub, c.repo, c.sha, [sizes[name] for name in names])
+                spooled.append((c, Source(c.key, folder, origins[c.generation or 0], c.relation)))
+                continue
+            except WeightsError as error:
+                refusal = c.refuse("screen", "not_fetched", f"{error}.", "Nothing you can do; it is tried again next time.")
+        refusals.append(refusal)
+    if not spooled:
+        return Screened([], [], refusals)
+    say(f"reading {len(spooled)} contributions")
+    measures = compute.together(measure, [source for _, source in spooled], base_folder)
+    kept, more, scales = judge_tensors([c for c, _ in spooled], measures, recipe.screen)
+    weights = votes([spooled[i][0] for i in kept], recipe.merge.vote)
+    effective = [0.0] * len(spooled)
+    for i, weight in zip(kept, weights, strict=True):
+        scales[i] = scales[i] if recipe.merge.cap else 1.0
+        effective[i] = weight * scales[i]
+    contributions, sources = [], []
+    for i, weight in zip(kept, weights, strict=True):
+        c, source = spooled[i]
+        update = {"norm": measures.norm(i), "scale": scales[i], "weight": weight,
+                  "cosine": measures.cosine_with_mean(i, effective)}  # fmt: skip
+        contributions.append(c.model_copy(update=update))
+        sources.append(Source(source.key, source.folder, source.origin, source.relation, weight, scales[i]))
+    return Screened(contributions, sources, refusals + more)
+
+
+def judge_tensors(
+    candidates: Sequence[Contribution], measures: Measures, rule: Screen
+) -> tuple[list[int], list[Refusal], list[float]]:
+    """Which candidates pass (by number, in order), refusals of the others, and everybody's scale (below 1: capped)."""
+    refusals: list[Refusal] = []
+    alive: list[int] = []
+    for i, c in enumerate(candidates):
+        if i in measures.not_finite:
+            where = measures.not_finite[i]
+            refusals.append(c.refuse("screen", "not_finite", f"Tensor {where} holds NaN or infinity.",
+                                     "Train again with a lower learning rate or in a wider dtype."))  # fmt: skip
+        elif measures.norm(i) == 0:
+            refusals.append(c.refuse("screen", "unchanged", "Its weights are those of the generation it started from.",
+                                     "Publish the weights after training."))  # fmt: skip
+        else:
+            alive.append(i)
+    first: list[int] = []
+    for i in sorted(alive, key=lambda i: (candidates[i].created_at or EPOCH, candidates[i].key)):
+        original = next((j for j in first if measures.distance(i, j) < COPY_DISTANCE), None)
+        if original is None:
+            first.append(i)
+            continue
+        refusals.append(candidates[i].refuse(
+            "screen", "copy", f"Its weights are those of {candidates[original].repo}, which was there first.",
+            "Contribute your own training; copies do not count twice."))  # fmt: skip
+    kept, scales = sorted(first), [1.0] * len(candidates)
+    if len(kept) >= rule.min_for_norms:
+        kept = _judge_norms(kept, candidates, measures, rule, refusals, scales)
+    return kept, refusals, scales
+
+
+def _judge_norms(
+    kept: list[int], candidates: Sequence[Contribution], measures: Measures, rule: Screen, refusals: list[Refusal],
+    scales: list[float],
+) -> list[int]:  # fmt: skip
+    norms = {i: measures.norm(i) for i in kept}
+    median = statistics.median(norms.values())
+    mad = statistics.median(abs(norm - median) for norm in norms.values())
+    limit = max(median + rule.cap_mad * mad, rule.cap_ratio * median)
+    passed = []
+    for i in kept:
+        if norms[i] > rule.refuse_ratio * median:
+            refusals.append(candidates[i].refuse(
+                "screen", "norm_outlier",
+                f"Its change of the base has norm {norms[i]:.4g}, the round's median is {median:.4g}; "
+                f"more than {rule.refuse_ratio:g} times the median is refused.",
+                "Train for fewer steps or with a lower learning rate; check that it started from this base."))  # fmt: skip
+            continue
+        scales[i] = min(1.0, limit / norms[i])
+        passed.append(i)
+    return passed
+
+
+def votes(contributions: Sequence[Contribution], vote: str) -> list[float]:
+    """Weights that add up to 1: one vote for each account (split over its contributions) or for each contribution."""
+    if vote == "contribution":
+        return [1 / len(contributions)] * len(contributions)
+    per_author = Counter(c.author for c in contributions)
+    return [1 / len(per_author) / per_author[c.author] for c in contributions]

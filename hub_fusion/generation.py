@@ -1,0 +1,187 @@
+"""THE MAIN PATH: one round, from the Hub's listing to the next generation.
+
+discover → filter → choose → screen → fuse → evaluate → gate → publish. Everything a round needs to know is read from
+the Hub at its beginning; everything it decides is written there at its end, in one commit. It can be killed anywhere
+and run again: the same contributions give the same bytes, and a generation is published once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from hub_fusion.contributions.discover import choose, discover, due
+from hub_fusion.contributions.filters import QUIET, Circumstances, filter_contributions
+from hub_fusion.contributions.origin import Generations, resolve_origin
+from hub_fusion.contributions.screen import Screened, screen
+from hub_fusion.errors import RecipeError
+from hub_fusion.evaluate.gate import best_so_far, judge
+from hub_fusion.evaluate.scores import compare
+from hub_fusion.evaluate.suite import measure, suite_id
+from hub_fusion.hub import Hub
+from hub_fusion.provenance import Clock, hardware, versions
+from hub_fusion.publish.commit import PublishConflict, publish
+from hub_fusion.publish.state import BaseState, fused_keys, open_base
+from hub_fusion.publish.status import read_status, tell_published, tell_queue, tell_rejected
+from hub_fusion.recipe import Recipe
+from hub_fusion.records import Attempt, Contribution, Generation, Refusal, Verdict, attempt_id, now
+from hub_fusion.weights.fuse import FusePlan, FuseReport, folder_sha256, fuse
+from hub_fusion.weights.remote import Spool
+
+if TYPE_CHECKING:
+    from hub_fusion.evaluate.scores import Measurement
+    from hub_fusion.weights.compute import Compute
+
+Say = Callable[[str], None]
+LOADABLE = ("*.json", "*.txt", "*.model", "*.safetensors", "*.jinja")  # what from_pretrained needs of a generation
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a round came to. `waiting`: too few contributions; `known`: the gate rejected just these before."""
+
+    status: Literal["published", "rejected", "waiting", "known", "planned"]
+    reason: str
+    base: str
+    generation: int
+    record: Attempt | None = None
+    revision: str | None = None
+    queue: tuple[Contribution, ...] = ()
+    refusals: tuple[Refusal, ...] = ()
+
+
+def run_generation(
+    recipe: Recipe, hub: Hub, compute: Compute, *, work: Path, say: Say = lambda _: None, dry_run: bool = False
+) -> Outcome:
+    """Try to make the next generation of ``recipe.base``. Call it in the main process; its peers ``compute.serve()``.
+
+    `work` is a folder for downloads, candidates and cached measurements; it may be deleted between rounds. When
+    somebody else publishes first the round starts over, once. Raises HubFusionError.
+    """
+    try:
+        return _round(recipe, hub, compute, work, say, dry_run)
+    except PublishConflict as error:
+        say(f"{error}; starting over")
+        return _round(recipe, hub, compute, work, say, dry_run)
+
+
+def _round(recipe: Recipe, hub: Hub, compute: Compute, work: Path, say: Say, dry_run: bool) -> Outcome:
+    state = open_base(hub, recipe.base, recipe.root, mend=not dry_run)
+    say(f"{recipe.base} is at gen-{state.generation}")
+    queue, refusals = find_contributions(recipe, hub, state)
+    chosen = choose(queue, recipe.round)
+    reason = due(queue, recipe.round, now())
+    id = round_id(recipe, state, [c.sha for c in chosen])
+    known = any(attempt.id == id for attempt in (*read_status(hub, state).rejected, *state.index.entries))
+    if dry_run or known or reason is None:
+        if not dry_run:
+            tell_queue(hub, state, queue, refusals)
+        word: Literal["known", "waiting", "planned"] = "known" if known else "planned" if reason else "waiting"
+        why = "the gate rejected just these contributions before" if known else reason or _too_few(len(queue), recipe)
+        return Outcome(word, why, recipe.base, state.generation, queue=tuple(queue), refusals=tuple(refusals))
+    clock = Clock()
+    with clock("screen"):
+        base, screened = screen_round(recipe, hub, compute, state, chosen, work, say)
+        refusals += screened.refusals
+    if due(screened.contributions, recipe.round, now()) is None:
+        tell_queue(hub, state, screened.contributions, refusals)
+        why = f"{_too_few(len(screened.contributions), recipe)}; {len(screened.refusals)} failed the screen"
+        left = tuple(screened.contributions)
+        return Outcome("waiting", why, recipe.base, state.generation, queue=left, refusals=tuple(refusals))
+    return finish_round(recipe, hub, compute, state, base, screened, refusals, id, work, clock, say)
+
+
+def round_id(recipe: Recipe, state: BaseState, shas: list[str]) -> str:
+    """The id of the attempt to fuse these contributions (those chosen, before the screen) onto the base as it is."""
+    return attempt_id(state.revision, recipe.decisive(), suite_id(recipe.evaluate), shas)
+
+
+def find_contributions(recipe: Recipe, hub: Hub, state: BaseState) -> tuple[list[Contribution], list[Refusal]]:
+    """What the Hub offers for the next generation, and what the metadata rules refuse (but for the quiet refusals)."""
+    found, refusals = discover(hub, recipe)
+    queue, more = filter_contributions(found, Circumstances(recipe, fused_keys(hub, state)))
+    return queue, [r for r in (*refusals, *more) if r.code not in QUIET]
+
+
+def screen_round(
+    recipe: Recipe, hub: Hub, compute: Compute, state: BaseState, chosen: list[Contribution], work: Path, say: Say
+) -> tuple[Path, Screened]:
+    """The folder of the newest generation, and what of the chosen contributions passes the screen, spooled in `work`."""
+    generations = Generations.of(hub, recipe.base)
+    chosen = [resolve_origin(c, generations, hub) for c in chosen]
+    needed = sorted({state.generation, *(c.generation or 0 for c in chosen)})
+    folders = {n: hub.snapshot(recipe.base, generations.revision(n), LOADABLE) for n in needed}
+    spool = Spool(work / "spool", recipe.screen.spool_bytes)
+    base = folders[state.generation]
+    return base, screen(hub, chosen, recipe, base, folders, spool, compute, say)
+
+
+def finish_round(
+    recipe: Recipe, hub: Hub, compute: Compute, state: BaseState, base: Path, screened: Screened,
+    refusals: list[Refusal], id: str, work: Path, clock: Clock, say: Say, *, dry_run: bool = False,
+) -> Outcome:  # fmt: skip
+    """Fuse, measure, judge and publish what passed the screen. `dry_run` stops before the Hub is changed."""
+    if recipe.gate.require_tasks and not recipe.evaluate.tasks:
+        raise RecipeError("evaluate.tasks is empty, so nothing says whether the result is a better base: "
+                          "name held-out tasks, or set gate.require_tasks: false to publish unmeasured")  # fmt: skip
+    report, verdict, parent, candidate = best_step(recipe, compute, state, base, screened, work, clock, say)
+    record = Attempt(
+        id=id, status="rejected", base=recipe.base, root=recipe.root or state.index.root, created_at=now(),
+        parent_generation=state.generation, parent_revision=state.revision, recipe=recipe.to_yaml(),
+        contributions=tuple(c.to_credit() for c in screened.contributions), refusals=tuple(refusals),
+        method=recipe.merge.method, step=verdict.step, parent_scores=parent.scores, candidate_scores=candidate.scores,
+        differences=compare(candidate, parent), verdict=verdict, weights=report.files, versions=versions(),
+        hardware=hardware(compute.device, compute.processes), seconds=clock.seconds,
+    )  # fmt: skip
+    done = {"base": recipe.base, "refusals": tuple(refusals)}
+    if not verdict.accepted:
+        if not dry_run:
+            tell_rejected(hub, state, record)
+        return Outcome("rejected", verdict.reason, generation=state.generation, record=record, **done)
+    generation = Generation(**{**dict(record), "status": "published", "generation": state.generation + 1})
+    if dry_run:
+        return Outcome("planned", verdict.reason, generation=state.generation, record=generation, **done)
+    say(f"publishing {generation.tag}")
+    rejected = read_status(hub, state).rejected
+    revision = publish(hub, state, work / "candidate", generation, rejected, license=recipe.publish.license,
+                       keep_formats=recipe.publish.keep_formats)  # fmt: skip
+    tell_published(hub, state, generation)
+    Spool(work / "spool", recipe.screen.spool_bytes).empty()
+    return Outcome("published", verdict.reason, generation=generation.generation, record=generation,
+                   revision=revision, **done)  # fmt: skip
+
+
+def best_step(
+    recipe: Recipe, compute: Compute, state: BaseState, base: Path, screened: Screened, work: Path, clock: Clock, say: Say
+) -> tuple[FuseReport, Verdict, Measurement, Measurement]:  # fmt: skip
+    """Fuse into ``work/candidate`` and measure, going a smaller part of the way until the gate accepts.
+
+    Gives the report and verdict of the last step tried, and the measurements of parent and candidate.
+    """
+    cache = work / "scores"
+    with clock("evaluate"):
+        parent = measure(base, recipe.evaluate, weights_sha256=folder_sha256(base), cache=cache, device=compute.device,
+                         progress=say)  # fmt: skip
+    best = best_so_far(state.index, parent.scores, recipe.gate)
+    tried: list[tuple[float, float]] = []
+    for step in recipe.merge.steps:
+        say(f"fusing {len(screened.sources)} contributions, step {step:g}")
+        with clock("fuse"):
+            plan = FusePlan(base, work / "candidate", tuple(screened.sources), recipe.merge.method,
+                            recipe.merge.options, step, recipe.merge.heads)  # fmt: skip
+            report = compute.together(fuse, plan)
+        with clock("evaluate"):
+            candidate = measure(plan.out, recipe.evaluate, weights_sha256=report.weights_sha256, cache=cache,
+                                device=compute.device, progress=say)  # fmt: skip
+        verdict = judge(candidate.scores, parent.scores, best, recipe.gate, step)
+        tried.append((step, verdict.candidate))
+        say(verdict.reason)
+        if verdict.accepted:
+            break
+    return report, verdict.model_copy(update={"tried": tuple(tried)}), parent, candidate
+
+
+def _too_few(ready: int, recipe: Recipe) -> str:
+    return f"{ready} contributions are ready, {recipe.round.min_contributions} are needed"

@@ -1,0 +1,41 @@
+"""What produced a generation: versions, hardware, wall time by stage."""
+
+from __future__ import annotations
+
+import platform
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+DECISIVE = ("hub-fusion", "torch", "transformers", "peft", "accelerate", "safetensors", "scikit-learn", "huggingface_hub")
+
+
+def versions() -> dict[str, str]:
+    """Versions of what decides the bytes and the scores."""
+    found = {"python": platform.python_version()}
+    for name in DECISIVE:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def hardware(device: str, processes: int) -> dict[str, Any]:
+    """The kind of machine: equal bytes are promised on the same kind of device."""
+    return {"device": device, "processes": processes, "machine": platform.machine(), "system": platform.system()}
+
+
+class Clock:
+    """Wall time by stage, in seconds: ``with clock("fuse"): …``."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def __call__(self, stage: str) -> Iterator[None]:
+        began = time.monotonic()
+        yield
+        self.seconds[stage] = round(self.seconds.get(stage, 0.0) + time.monotonic() - began, 3)

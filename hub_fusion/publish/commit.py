@@ -1,0 +1,147 @@
+"""One generation → one commit, then one tag.
+
+The plan is a list of operations before it is an action. The commit names its parent: whoever comes second gets a
+conflict. If only the card was edited meanwhile (weights, configuration and lineage are as they were), the generation
+is committed on the new head; otherwise PublishConflict tells the caller to start the round over.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hub_fusion.errors import HubConflict, HubError, RecordError
+from hub_fusion.hub import FileInfo, Hub
+from hub_fusion.publish.card import render_card
+from hub_fusion.publish.lineage import INDEX_PATH, append
+from hub_fusion.publish.state import BaseState, read_record, record_path
+from hub_fusion.records import Attempt, Generation, Index
+
+if TYPE_CHECKING:
+    from hub_fusion.hub import Operation
+
+RECIPE_PATH = "fusion/recipe.yaml"
+CARD = "README.md"
+STALE = (
+    ".bin",
+    ".bin.index.json",
+    ".h5",
+    ".msgpack",
+    ".pt",
+    ".pth",
+    ".ckpt",
+    ".onnx",
+    ".gguf",
+    ".ot",
+    ".tflite",
+    ".mlmodel",
+)
+TRIES = 5
+
+
+class PublishConflict(HubConflict):
+    """Somebody else published or changed the base while this round ran: start over from what is there now."""
+
+
+def lineage_with(state: BaseState, record: Generation, rejected: tuple[Attempt, ...]) -> Index:
+    """The index after this generation: rejected attempts since the last one, then the generation."""
+    index: Index | None = None if state.index_is_new else state.index
+    for attempt in (*rejected, record):
+        index = append(index, attempt, revisions=state.revisions)
+    assert index is not None
+    return index
+
+
+def plan_commit(
+    candidate: Path, record: Generation, index: Index, rejected: tuple[Attempt, ...], card: str,
+    there: Mapping[str, FileInfo], *, keep_formats: bool = False,
+) -> list[Operation]:  # fmt: skip
+    """What the commit does: weights and side files of the candidate folder, card, records; stale weight files go.
+
+    `there` are the files of the head it is made on.
+    """
+    from huggingface_hub import CommitOperationAdd, CommitOperationDelete
+
+    files = {path.name: path for path in sorted(candidate.iterdir()) if path.is_file()}
+    texts = {CARD: card, record_path(record.generation): record.to_json(indent=1) + "\n",
+             INDEX_PATH: index.to_json(indent=1) + "\n", RECIPE_PATH: record.recipe}  # fmt: skip
+    texts |= {f"fusion/attempts/{a.id}.json": a.to_json(indent=1) + "\n" for a in rejected}
+    adds = [CommitOperationAdd(name, path) for name, path in files.items() if name not in texts]
+    adds += [CommitOperationAdd(path, text.encode()) for path, text in texts.items()]
+    old_shards = [p for p in there if "/" not in p and p.endswith((".safetensors", ".safetensors.index.json"))]
+    stale = [] if keep_formats else [p for p in there if p.lower().endswith(STALE) and not p.startswith("fusion/")]
+    gone = sorted({*old_shards, *stale} - {a.path_in_repo for a in adds})
+    return [*adds, *(CommitOperationDelete(path) for path in gone)]
+
+
+def publish(
+    hub: Hub, state: BaseState, candidate: Path, record: Generation, rejected: tuple[Attempt, ...], *,
+    license: str | None = None, keep_formats: bool = False,
+) -> str:  # fmt: skip
+    """Commit and tag a generation; gives its commit. Raises PublishConflict where the round must start over."""
+    index = lineage_with(state, record, rejected)
+    head = state.head
+    for _ in range(TRIES):
+        there = hub.files(state.repo, head)
+        card = _card(hub, state, record, index, head, there, license)
+        operations = plan_commit(candidate, record, index, rejected, card, there, keep_formats=keep_formats)
+        try:
+            revision = hub.commit(state.repo, operations, _title(record), description=_credits(record), parent=head)
+        except HubConflict:
+            head = _next_head(hub, state, head)
+            continue
+        hub.tag(state.repo, f"gen-{record.generation}", revision, f"Generation {record.generation}")
+        return revision
+    raise PublishConflict(f"{state.repo} keeps moving; the round starts over")
+
+
+def _next_head(hub: Hub, state: BaseState, head: str) -> str:
+    """The new head if nothing that matters has changed since the round began."""
+    moved = hub.branches(state.repo)["main"]
+    if moved == head:
+        raise HubError(f"{state.repo} refuses a commit on {head[:8]}, although main is there")
+
+    def decisive(revision: str) -> dict[str, tuple[int, str | None]]:
+        files = hub.files(state.repo, revision)
+        return {path: (f.size, f.sha256) for path, f in files.items() if path not in (CARD, ".gitattributes")}
+
+    if decisive(moved) != decisive(state.head):
+        raise PublishConflict(f"{state.repo} moved from {state.head[:8]} to {moved[:8]} while the round ran")
+    return moved
+
+
+def _card(
+    hub: Hub, state: BaseState, record: Generation, index: Index, head: str, there: Mapping[str, FileInfo], license: str | None
+) -> str:  # fmt: skip
+    from huggingface_hub import ModelCard
+
+    previous = hub.read_text(state.repo, CARD, revision=head) if CARD in there else None
+    try:
+        front = ModelCard(previous).data.to_dict() if previous else {}
+    except Exception:  # any way a hand-written header can be broken; a new one is written
+        front = {}
+    known = license or front.get("license")
+    return render_card(record, index, license=known if isinstance(known, str) else None, front=front, previous=previous)
+
+
+def card_of(hub: Hub, state: BaseState, revision: str | None = None) -> str:
+    """The card of a generation (``gen-N``; default: the newest), rendered from its record as it is on the Hub.
+
+    Raises RepoMissing for a generation that is not there, RecordError for gen-0, which has no record.
+    """
+    number = state.generation if revision is None else int(revision.removeprefix("gen-")) if revision[4:].isdigit() else -1
+    if number not in state.revisions or number == 0:
+        known = ", ".join(f"gen-{n}" for n in sorted(state.revisions) if n)
+        raise RecordError(f"{state.repo} has no record of {revision or 'a generation'}; there are {known or 'none yet'}")
+    at = state.revisions[number]
+    return _card(hub, state, read_record(hub, state.repo, number, at), state.index, at, hub.files(state.repo, at), None)
+
+
+def _title(record: Generation) -> str:
+    people = len({c.author for c in record.contributions})
+    return f"Generation {record.generation}: {len(record.contributions)} contributions by {people} contributors"
+
+
+def _credits(record: Generation) -> str:
+    return "\n".join(f"Contributed-by: {c.author} ({c.repo}@{c.sha[:8]})" for c in record.contributions)

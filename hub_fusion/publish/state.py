@@ -1,0 +1,119 @@
+"""Where the base stands on the Hub: head, lineage, generations; and mending what a killed publisher left.
+
+The Hub is the only truth. A publisher makes one commit and then one tag; killed between the two it leaves a generation
+without its tag, which `open_base` puts on the commit that added the generation's record.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from hub_fusion.errors import HubError, RecordError, RepoMissing
+from hub_fusion.publish.lineage import INDEX_PATH, read_lineage, root_index
+from hub_fusion.records import Generation, Index, IndexEntry, now
+
+if TYPE_CHECKING:
+    from hub_fusion.hub import Hub
+
+
+@dataclass(frozen=True)
+class BaseState:
+    """The base as it was when a round began."""
+
+    repo: str
+    head: str  # commit of main
+    index: Index
+    revisions: dict[int, str]  # generation → commit
+    index_is_new: bool  # no lineage yet: the first generation starts it
+
+    @property
+    def newest(self) -> IndexEntry:
+        """The newest generation: what the round is fused onto."""
+        return self.index.generations[-1]
+
+    @property
+    def generation(self) -> int:
+        """Its number."""
+        return self.newest.generation or 0
+
+    @property
+    def revision(self) -> str:
+        """Its commit."""
+        return self.revisions[self.generation]
+
+
+def record_path(generation: int) -> str:
+    """Where a generation's record is in the repository."""
+    return f"fusion/gen-{generation}.json"
+
+
+def open_base(hub: Hub, repo: str, root: str | None = None, *, mend: bool = True) -> BaseState:
+    """Read the base and, unless `mend` is false, tag what lacks its tag: the root, a generation whose publisher was killed.
+
+    Raises RepoMissing if there is no such repository, RecordError for a lineage that cannot be continued.
+    """
+    branches = hub.branches(repo)
+    if "main" not in branches:
+        raise RepoMissing(f"{repo} has no branch main on {hub.endpoint}")
+    head = branches["main"]
+    revisions = _generation_tags(hub, repo)
+    try:
+        index = read_lineage(hub, repo, head)
+    except RepoMissing:
+        if set(revisions) - {0}:
+            raise RecordError(f"{repo} has tags {sorted(revisions)} but no {INDEX_PATH} on main: restore it") from None
+        if 0 not in revisions:
+            _check_root(hub, repo, head)
+            if mend:
+                hub.tag(repo, "gen-0", head, "The root: weights from before the first fuse")
+            revisions[0] = head
+        return BaseState(repo, head, root_index(repo, root, revisions[0], now()), revisions, True)
+    for entry in index.generations:
+        number = entry.generation or 0
+        if number not in revisions:
+            revisions[number] = _commit_of(hub, repo, number)
+            if mend:
+                hub.tag(repo, f"gen-{number}", revisions[number], f"Generation {number}")
+    if not index.generations or index.generations[-1].generation not in revisions:
+        raise RecordError(f"{repo}/{INDEX_PATH} lists no generation: restore it from an earlier commit")
+    return BaseState(repo, head, index, revisions, False)
+
+
+def read_record(hub: Hub, repo: str, generation: int, revision: str) -> Generation:
+    """A generation's record. Raises RepoMissing, RecordError."""
+    path = record_path(generation)
+    return Generation.from_json(hub.read_text(repo, path, revision=revision), source=f"{repo}/{path}")
+
+
+def fused_keys(hub: Hub, state: BaseState) -> frozenset[str]:
+    """``repo@sha`` of everything that is in any generation."""
+    keys: set[str] = set()
+    for entry in state.index.generations:
+        if entry.generation and entry.contributions:
+            revision = state.revisions[entry.generation]
+            keys.update(c.key for c in read_record(hub, state.repo, entry.generation, revision).contributions)
+    return frozenset(keys)
+
+
+def _generation_tags(hub: Hub, repo: str) -> dict[int, str]:
+    tags = hub.tags(repo).items()
+    return {int(tag[4:]): sha for tag, sha in tags if tag.startswith("gen-") and tag[4:].isdigit()}
+
+
+def _check_root(hub: Hub, repo: str, head: str) -> None:
+    names = set(hub.files(repo, head))
+    if not names & {"model.safetensors", "model.safetensors.index.json"}:
+        raise HubError(f"{repo} has no model.safetensors on main: upload the root's weights and config.json first")
+
+
+def _commit_of(hub: Hub, repo: str, generation: int) -> str:
+    """The commit of main that added a generation's record."""
+    path, added = record_path(generation), None
+    for commit in hub.commits(repo):
+        if path not in hub.files(repo, commit.sha):
+            break
+        added = commit.sha
+    if added is None:
+        raise RecordError(f"{repo}/{INDEX_PATH} lists gen-{generation}, but {path} is not on main: restore it")
+    return added

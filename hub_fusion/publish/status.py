@@ -1,0 +1,90 @@
+"""``fusion/status.json`` on the branch ``fusion-status``: queue, heartbeat, and what the gate rejected.
+
+The branch keeps main's commit, and everybody's caches and webhooks, quiet. Rejected attempts stay here until the next
+generation takes them into main; an attempt that is here is not made again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+from hub_fusion.errors import HubConflict, RepoMissing
+from hub_fusion.publish.state import BaseState
+from hub_fusion.records import Attempt, Contribution, Generation, Refusal, Status, Waiting, now
+
+if TYPE_CHECKING:
+    from hub_fusion.hub import Hub
+
+BRANCH = "fusion-status"
+PATH = "fusion/status.json"
+HEARTBEAT = timedelta(hours=1)
+
+
+def read_status(hub: Hub, state: BaseState) -> Status:
+    """The status, or an empty one before the first; attempts that the index lists already are left out."""
+    try:
+        text = hub.read_text(state.repo, PATH, revision=hub.branches(state.repo)[BRANCH])
+    except (RepoMissing, KeyError):
+        return Status(base=state.repo, heartbeat=now())
+    status = Status.from_json(text, source=f"{state.repo}@{BRANCH}/{PATH}")
+    known = {entry.id for entry in state.index.entries}
+    return status.model_copy(update={"rejected": tuple(a for a in status.rejected if a.id not in known)})
+
+
+def tell_queue(
+    hub: Hub, state: BaseState, queue: Sequence[Contribution], refusals: Sequence[Refusal], error: str | None = None
+) -> None:
+    """Who waits and who was refused, so that contributors need not wait for a generation to know."""
+    waiting = tuple(Waiting(repo=c.repo, sha=c.sha, since=c.last_modified) for c in queue)
+    update = {"generation": state.generation, "queue": waiting, "refusals": tuple(refusals), "last_error": error}
+    _write(hub, state, lambda status: status.model_copy(update=update))
+
+
+def tell_rejected(hub: Hub, state: BaseState, record: Attempt) -> None:
+    """An attempt that the gate rejected."""
+
+    def change(status: Status) -> Status:
+        others = tuple(a for a in status.rejected if a.id != record.id)
+        update = {"rejected": (*others, record), "generation": state.generation, "queue": (), "last_error": None}
+        return status.model_copy(update=update)
+
+    _write(hub, state, change)
+
+
+def tell_published(hub: Hub, state: BaseState, record: Generation) -> None:
+    """A new generation: the attempts rejected before it are on main now."""
+    told = {a.id for a in read_status(hub, state).rejected}
+
+    def change(status: Status) -> Status:
+        later = tuple(a for a in status.rejected if a.id not in told)
+        update = {"rejected": later, "queue": (), "generation": record.generation, "refusals": record.refusals}
+        return status.model_copy(update=update | {"last_error": None})
+
+    _write(hub, state, change)
+
+
+def _write(hub: Hub, state: BaseState, change: Callable[[Status], Status]) -> None:
+    """Commit ``change(status)`` if more than the heartbeat changed, or the heartbeat is an hour old.
+
+    When somebody else was first the change is applied to what they wrote. Raises HubConflict after five such losses.
+    """
+    from huggingface_hub import CommitOperationAdd
+
+    if BRANCH not in hub.branches(state.repo):
+        hub.create_branch(state.repo, BRANCH)
+    for _ in range(5):
+        parent = hub.branches(state.repo)[BRANCH]
+        old = read_status(hub, state)
+        new = change(old).model_copy(update={"heartbeat": now()})
+        same = new.model_copy(update={"heartbeat": old.heartbeat}) == old
+        if same and new.heartbeat - old.heartbeat < HEARTBEAT and PATH in hub.files(state.repo, parent):
+            return
+        try:
+            operation = CommitOperationAdd(PATH, (new.to_json(indent=1) + "\n").encode())
+            hub.commit(state.repo, [operation], "Status", branch=BRANCH, parent=parent)
+            return
+        except HubConflict:
+            continue
+    raise HubConflict(f"{state.repo}@{BRANCH} keeps moving; is another watcher running in a tight loop?")

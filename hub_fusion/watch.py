@@ -1,0 +1,80 @@
+"""Wait for contributions; one generation at a time; stop cleanly.
+
+The watcher keeps nothing but caches: it can be killed anywhere and started on another machine. An unreachable Hub is
+waited for with growing pauses; any other error of a round is told and tried again at the next look. Not covered:
+webhooks, and incremental listing (every look lists all children of the base).
+"""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hub_fusion.errors import HubFusionError, HubUnreachable
+from hub_fusion.generation import Outcome, run_generation
+from hub_fusion.hub import Hub
+from hub_fusion.recipe import Recipe
+
+if TYPE_CHECKING:
+    from hub_fusion.weights.compute import Compute
+
+MAX_PAUSE_S = 3600.0
+
+
+class Stopped(BaseException):
+    """SIGTERM arrived; not an Exception, so that no handler on the way swallows it."""
+
+
+def watch(
+    recipe: Recipe, hub: Hub, compute: Compute, *, work: Path, interval: float, once: bool = False,
+    say: Callable[[str], None] = lambda _: None, tell: Callable[[Outcome], None] = lambda _: None,
+) -> list[Outcome]:  # fmt: skip
+    """Look every `interval` seconds, fuse when it is due; gives the outcomes of all rounds when it stops.
+
+    With `once` it goes on while generations are published and stops when there is nothing more to do; errors are then
+    raised. SIGTERM stops it at once; a publication that this cuts in two is completed at the next start.
+    """
+    outcomes: list[Outcome] = []
+    pause, wake = interval, threading.Event()
+    stop = _stop_on_sigterm(wake)
+    try:
+        while not wake.is_set():
+            try:
+                outcome = run_generation(recipe, hub, compute, work=work, say=say)
+                outcomes.append(outcome)
+                tell(outcome)
+                pause = 0.0 if outcome.status == "published" else interval
+                if once and outcome.status != "published":
+                    break
+            except HubUnreachable as error:
+                if once:
+                    raise
+                pause = min(max(pause, interval) * 2, MAX_PAUSE_S)
+                say(f"{error}; looking again in {pause:.0f} s")
+            except HubFusionError as error:
+                if once:
+                    raise
+                pause = interval
+                say(f"this round failed: {error}; looking again in {pause:.0f} s")
+            wake.wait(pause)
+    except Stopped:
+        say("stopped by SIGTERM; nothing is lost, start again to go on")
+    finally:
+        stop()
+    return outcomes
+
+
+def _stop_on_sigterm(wake: threading.Event) -> Callable[[], None]:
+    """Turn SIGTERM into Stopped; gives the function that restores the old behaviour."""
+    if threading.current_thread() is not threading.main_thread():
+        return lambda: None  # signals belong to the main thread; an embedding program stops us its own way
+
+    def handle(number: int, frame: object) -> None:
+        wake.set()
+        raise Stopped
+
+    old = signal.signal(signal.SIGTERM, handle)
+    return lambda: signal.signal(signal.SIGTERM, old) and None

@@ -1,0 +1,83 @@
+"""Merging without a loop: any folders or repositories, no recipe, no card rules, nothing capped."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from hub_fusion.errors import HubError, MergeError
+from hub_fusion.weights.checkpoint import ITEM_BYTES
+from hub_fusion.weights.deltas import Source
+from hub_fusion.weights.fuse import FusePlan, FuseReport, fuse
+
+if TYPE_CHECKING:
+    from hub_fusion.hub import Hub
+    from hub_fusion.weights.compute import Compute
+
+PATTERNS = ("*.json", "*.txt", "*.model", "*.safetensors", "*.jinja")
+DTYPES = {"fp32": "F32", "float32": "F32", "fp16": "F16", "float16": "F16", "bf16": "BF16", "bfloat16": "BF16"}
+
+
+def fuse_models(
+    base: str | Path, contributions: Sequence[str | Path], out: Path, *, method: str = "mean",
+    options: Mapping[str, Any] | None = None, weights: Sequence[float] | None = None,
+    heads: Literal["drop", "keep"] = "keep", dtype: str | None = None, hub: Hub | None = None, compute: Compute | None = None,
+) -> FuseReport:  # fmt: skip
+    """Fuse finetunes and adapters of `base` into the folder `out`, which loads with from_pretrained.
+
+    `base` and `contributions` are folders, or repositories as ``user/model[@revision]``. `weights` are relative and
+    equal by default. Task heads are the base's. Raises WeightsError, MergeError, HubError.
+
+    Example:
+        >>> fuse_models("acme/base", ["ann/finetune", "bob/lora"], Path("merged"))
+    """
+    plan = plan_local(base, contributions, out, method=method, options=options, weights=weights, heads=heads, dtype=dtype,
+                      hub=hub)  # fmt: skip
+    if compute is None:
+        from hub_fusion.weights.compute import Compute
+
+        compute = Compute()
+    return compute.together(fuse, plan)
+
+
+def plan_local(
+    base: str | Path, contributions: Sequence[str | Path], out: Path, *, method: str = "mean",
+    options: Mapping[str, Any] | None = None, weights: Sequence[float] | None = None,
+    heads: Literal["drop", "keep"] = "keep", dtype: str | None = None, hub: Hub | None = None,
+) -> FusePlan:  # fmt: skip
+    """The plan of `fuse_models`; repositories are downloaded for it. Raises as `fuse_models`."""
+    if weights is not None and len(weights) != len(contributions):
+        raise MergeError(f"{len(contributions)} contributions need as many weights, not {len(weights)}")
+    if dtype is not None and DTYPES.get(dtype, dtype) not in ITEM_BYTES:
+        raise MergeError(f"there is no output dtype {dtype!r}; there are {', '.join(DTYPES)}")
+    base_folder = checkpoint_folder(str(base), hub)
+    folders = [checkpoint_folder(str(c), hub) for c in contributions]
+    sources = tuple(
+        Source(_key(str(c), folder), folder, base_folder,
+               "adapter" if (folder / "adapter_model.safetensors").is_file() else "finetune", weight)
+        for c, folder, weight in zip(contributions, folders, weights or [1.0] * len(folders), strict=True)
+    )  # fmt: skip
+    return FusePlan(base_folder, out, sources, method, dict(options or {}), 1.0, heads, DTYPES.get(dtype or "", dtype))
+
+
+def checkpoint_folder(target: str, hub: Hub | None = None) -> Path:
+    """A folder with the checkpoint: `target` itself, or a download of ``user/model[@revision]``.
+
+    Raises RepoMissing, and HubError for what is neither a folder nor a repository's name.
+    """
+    if Path(target).is_dir():
+        return Path(target)
+    repo, _, revision = target.partition("@")
+    if repo.count("/") != 1 or not all(repo.split("/")) or repo.startswith((".", "~")):
+        raise HubError(f"{target!r} is neither a folder nor a repository like user/model@revision")
+    if hub is None:
+        from hub_fusion.hub import Hub
+
+        hub = Hub()
+    return hub.snapshot(repo, hub.resolve(repo, revision or "main"), PATTERNS)
+
+
+def _key(target: str, folder: Path) -> str:
+    """Canonical order: locally by the folder's name (its whole path where names repeat), else by repository and commit."""
+    return f"{folder.resolve().name} {folder.resolve()}" if Path(target).is_dir() else f"{target} {folder.name}"
