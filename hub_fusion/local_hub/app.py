@@ -129,8 +129,7 @@ async def _spool(request: Request) -> IO[bytes]:
 def error_response(error: HubError) -> Response:
     """The body and headers a client reads a refusal from."""
     headers = dict(error.headers)
-    message = " ".join(error.message.split())[:1000]
-    headers["X-Error-Message"] = message.encode("ascii", "replace").decode()
+    headers["X-Error-Message"] = "".join(c if " " <= c <= "~" else "?" for c in " ".join(error.message.split())[:1000])
     if error.code:
         headers["X-Error-Code"] = error.code
     return answer({"error": error.message, **error.body}, error.status, headers)

@@ -110,9 +110,8 @@ def bare_name(call: Call) -> Response:
 
 
 ROUTES = [
-    Route(method, f"{repo}/{word}/{{rev}}/{{path:path}}", resolve)
+    Route(method, f"{repo}/resolve/{{rev}}/{{path:path}}", resolve)
     for repo in reversed(FILE_REPOS)
-    for word in ("resolve", "raw")
     for method in ("HEAD", "GET")
 ] + [
     Route("HEAD", "/{name}/resolve/{rev}/{path:path}", bare_name),

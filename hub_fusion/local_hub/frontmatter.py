@@ -117,4 +117,6 @@ def _plain(value: Any, budget: list[int]) -> Any:
 def _key(key: Any) -> str:
     if isinstance(key, str):
         return key.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-    return {None: "null", True: "true", False: "false"}.get(key) or str(key)
+    if key is None or isinstance(key, bool):
+        return {None: "null", True: "true", False: "false"}[key]
+    return str(key)

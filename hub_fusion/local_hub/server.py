@@ -1,5 +1,6 @@
 """Start and stop: the server in a thread for tests and demos, or in the foreground for `hub serve`."""
 
+import signal
 import socket
 import threading
 import time
@@ -66,13 +67,15 @@ def run(root: Path, host: str = "127.0.0.1", port: int = 0) -> None:
     listener = _listen(host, port)
     server, store = _server(Path(root))
     print(f"http://{host}:{listener.getsockname()[1]}", flush=True)
+    previous = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         server.run(sockets=[listener])
-    except KeyboardInterrupt:  # uvicorn raises the signal again after a clean stop
+    except KeyboardInterrupt:  # uvicorn raises the signal again once it has stopped
         pass
     finally:
         listener.close()
         store.close()
+        signal.signal(signal.SIGTERM, previous)
 
 
 def _server(root: Path) -> tuple["uvicorn.Server", "Store"]:
