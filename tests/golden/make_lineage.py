@@ -3,7 +3,7 @@
 ``python tests/golden/make_lineage.py [FOLDER]`` writes FOLDER/fusion/ (default: tests/golden/lineage). Nothing here was
 measured: names, scores and times are invented, commits and checksums are hashes of sentences. But the parts fit:
 parents form a chain, a generation's parent scores are its parent's candidate scores, intervals hold their means, shares
-add up to 1, and ids are real. Two attempts were rejected: one before gen-3, now in the index, one after it, in the status.
+add up to 1, and ids are real. Two attempts were rejected: one before gen-3 (in the index), one after it.
 """
 
 from __future__ import annotations

@@ -1,0 +1,146 @@
+"""Where a generation stands: its scores beside those of its ancestors, said in Markdown for the card.
+
+Only scores of the same suite are subtracted from each other. The headline is the report role where it was measured (the
+gate chose by the gate role, so that one flatters) and few-shot finetuning before the probe.
+"""
+
+from __future__ import annotations
+
+from hub_fusion.publish.front_matter import PROTOCOLS
+from hub_fusion.publish.markdown import md, percent, table
+from hub_fusion.records import Estimate, Generation, Index, IndexEntry, Score, Scores
+
+HEADLINES = [(role, protocol) for role in ("report", "gate") for protocol in ("fewshot", "probe")]
+RECENT = 10
+ROLES = {"gate": "gate examples", "report": "examples that the gate never saw"}
+
+
+class Standing:
+    """A record's scores, and the generations up to it."""
+
+    def __init__(self, record: Generation, index: Index) -> None:
+        self.record = record
+        entries = [e for e in index.generations if (e.generation or 0) < record.generation]
+        self.entries: list[IndexEntry] = [*entries, record.to_entry()]
+        self.scores: Scores | None = record.candidate_scores
+        measured = {(s.role, s.protocol): s for s in self.scores.means} if self.scores else {}
+        self.keys = [key for key in HEADLINES if key in measured] + sorted(set(measured) - set(HEADLINES))
+        self.key = self.keys[0] if self.keys else None
+        self.headline: Score | None = measured[self.key] if self.key else None
+        self.rejected = sum(
+            e.status == "rejected" and e.parent_generation == record.parent_generation for e in index.entries
+        )
+
+    @property
+    def parent(self) -> str:
+        """``gen-N`` of the parent, or ""."""
+        return "" if self.record.parent_generation is None else f"gen-{self.record.parent_generation}"
+
+    def result(self) -> str:
+        """How good it is and how much better than gen-0 and its parent, in one sentence; "" if it was not measured."""
+        best = self.headline
+        if best is None or self.scores is None:
+            return ""
+        tasks = {s.task for s in self.scores.tasks if (s.role, s.protocol) == self.key and s.task}
+        text = f"Mean accuracy over {len(tasks)} held-out tasks" if len(tasks) > 1 else "Mean accuracy"
+        text += f", {md(PROTOCOLS.get(best.protocol, best.protocol))}, {ROLES[best.role]}: "
+        text += f"**{percent(best.mean)}** (95 % interval {_range(best)})"
+        first = self._mean(self.entries[0])
+        if first is not None and self.entries[0].generation == 0 and self.parent != "gen-0" and self.record.generation:
+            text += f", {percent(best.mean - first, sign=True)} over gen-0"
+        change = next((d for d in self.record.differences if (d.role, d.protocol) == self.key), None)
+        if change is not None and self.parent:
+            text += f", {percent(change.mean, sign=True)} over {self.parent} ({_range(change, sign=True)}"
+            text += "; the interval holds 0, so this may be chance)" if change.low <= 0 <= change.high else ")"
+        return text + "."
+
+    def note(self) -> str:
+        """How to read the tables; "" if nothing was measured."""
+        if self.scores is None or not self.keys:
+            return ""
+        text = (
+            "Accuracy in percent with its 95 % bootstrap interval, mean over the tasks. The gate decides by the gate "
+        )
+        text += "examples; the report examples are kept out of every decision." if self._has("report") else "examples."
+        if self.record.verdict and self.record.verdict.reason:
+            text += f" What it said: {md(self.record.verdict.reason, 240)}."
+        if self.rejected:
+            text += f" It rejected {self.rejected} other attempt{'s' if self.rejected > 1 else ''} from {self.parent}."
+        if any(e.scores and e.suite != self.scores.suite for e in self.entries):
+            text += " Generations marked † were measured with another suite and do not compare."
+        return text
+
+    def history(self) -> tuple[str, str]:
+        """The table of the newest generations and that of the older ones; "" where there are none."""
+        if not self.keys:
+            return "", ""
+        headers = ["Generation", *(f"{role}, {md(protocol)}" for role, protocol in self.keys)]
+        headers += ["Over gen-0", "Over its parent", "Contributions"]
+        rows = [self._row(entry) for entry in self.entries]
+        return table(headers, rows[-RECENT:]), table(headers, rows[:-RECENT])
+
+    def _row(self, entry: IndexEntry) -> list[str]:
+        scores = {(s.role, s.protocol): s for s in entry.scores}
+        mark = " †" if self.scores and entry.scores and entry.suite != self.scores.suite else ""
+        mark += " (withdrawn)" if entry.status == "yanked" else ""
+        mean, first = self._mean(entry), self._mean(self.entries[0])
+        parent = next((e for e in self.entries if e.generation == entry.parent_generation), None)
+        before = self._mean(parent) if parent and entry.generation else None
+        return [
+            f"gen-{entry.generation}{mark}",
+            *(f"{percent(scores[key].mean)} ({_range(scores[key])})" if key in scores else "" for key in self.keys),
+            percent(mean - first, sign=True) if mean is not None and first is not None and entry.generation else "",
+            percent(mean - before, sign=True) if mean is not None and before is not None else "",
+            str(entry.contributions) if entry.contributions else "",
+        ]
+
+    def _mean(self, entry: IndexEntry) -> float | None:
+        """The entry's headline score, if the suite is this record's."""
+        if self.scores is None or entry.suite != self.scores.suite:
+            return None
+        return next((s.mean for s in entry.scores if (s.role, s.protocol) == self.key), None)
+
+    def tasks(self) -> str:
+        """Every task under every role and protocol, beside the parent where the suite is the same."""
+        if self.scores is None:
+            return ""
+        before = self._parent_tasks()
+        rows = []
+        for score in sorted(self.scores.tasks, key=lambda s: (s.task or "", s.role, s.protocol)):
+            old = before.get((score.task, score.role, score.protocol))
+            change = percent(score.mean - old.mean, sign=True) if old else ""
+            shown = f"{percent(old.mean)} ({_range(old)})" if old else ""
+            now = f"{percent(score.mean)} ({_range(score)})"
+            rows.append([md(score.task or ""), score.role, md(score.protocol), shown, now, change])
+        return table(["Task", "Role", "Protocol", self.parent, f"gen-{self.record.generation}", "Change"], rows)
+
+    def worse(self) -> list[str]:
+        """Tasks whose headline score fell by 0.05 points or more below the parent's."""
+        before = self._parent_tasks()
+        pairs = [(s, before.get((s.task, s.role, s.protocol))) for s in (self.scores.tasks if self.scores else ())]
+        fell = [s.task for s, old in pairs if old and (s.role, s.protocol) == self.key and s.mean < old.mean - 0.0005]
+        return [task for task in fell if task]
+
+    def seen_in_training(self) -> list[str]:
+        """Evaluated tasks whose name is also that of a contribution's task or data set."""
+        used = {_stem(name) for c in self.record.contributions for name in (c.task or "", *c.datasets)}
+        tasks = {s.task for s in (self.scores.tasks if self.scores else ()) if s.task}
+        return sorted(task for task in tasks if _stem(task) in used)
+
+    def _parent_tasks(self) -> dict[tuple[str | None, str, str], Score]:
+        old = self.record.parent_scores
+        if old is None or self.scores is None or old.suite != self.scores.suite:
+            return {}
+        return {(s.task, s.role, s.protocol): s for s in old.tasks}
+
+    def _has(self, role: str) -> bool:
+        return any(key[0] == role for key in self.keys)
+
+
+def _range(estimate: Estimate, *, sign: bool = False) -> str:
+    return f"{percent(estimate.low, sign=sign)} to {percent(estimate.high, sign=sign)}"
+
+
+def _stem(name: str) -> str:
+    """``PolyAI/banking77`` → ``banking77``: what a data set and a task of that name share."""
+    return "".join(c for c in name.rpartition("/")[2].lower() if c.isalnum())
