@@ -3,6 +3,9 @@
 Paths are matched as they came over the wire and decoded afterwards, because a revision such as ``refs%2Fpr%2F1`` is
 one part of a path, not three. Request bodies are always read to the end before an answer: a client that keeps its
 connection alive would take the rest for its next request.
+
+A topic is a module with `ROUTES`; a new one is added to `TOPICS`. Where two routes match, the earlier topic gets the
+request.
 """
 
 import inspect
@@ -29,6 +32,7 @@ from hub_fusion.local_hub import (
     info,
     lfs,
     listing,
+    preupload,
     refs,
     repos,
     side,
@@ -41,7 +45,7 @@ from hub_fusion.local_hub.store import Store
 from hub_fusion.local_hub.users import authenticate
 
 log = logging.getLogger(__name__)
-TOPICS = (side, validate, repos, access, listing, refs, browse, commits, lfs, xet, info, files)
+TOPICS = (side, validate, repos, access, listing, refs, browse, preupload, commits, lfs, xet, info, files)
 SPOOL_IN_MEMORY = 4 * 2**20
 
 

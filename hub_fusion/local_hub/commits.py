@@ -1,11 +1,9 @@
-"""Committing: which files are large (preupload), then one commit of any number of operations.
+"""Committing: any number of operations, all of them or none.
 
 Contents are on disk and verified before the transaction begins; inside it the head is compared with `parentCommit`,
 so that of two commits on the same parent exactly one succeeds. Not covered: `create_pr`.
 """
 
-import base64
-import binascii
 import json
 import sqlite3
 from collections.abc import Iterator
@@ -13,48 +11,17 @@ from typing import Any
 
 from starlette.responses import Response
 
-from hub_fusion.local_hub import attributes, history, trees
+from hub_fusion.local_hub import history, trees
 from hub_fusion.local_hub.blobs import SHA256
 from hub_fusion.local_hub.call import API_REPO, Call, Route, answer
-from hub_fusion.local_hub.errors import HubError, entry_not_found, revision_not_found
+from hub_fusion.local_hub.errors import HubError, entry_not_found
+from hub_fusion.local_hub.preupload import decode, refuse_pull_request
 from hub_fusion.local_hub.store import Repo
 from hub_fusion.local_hub.trees import Entry, Tree
 
 MAX_LINE_BYTES = 96 * 2**20
 MAX_TITLE_CHARS, MAX_MESSAGE_CHARS = 1000, 65_536
 STALE = "The branch was updated since you opened this page. Please refresh and try again."
-
-
-def preupload(call: Call) -> Response:
-    """For each file whether it goes to LFS, whether it is ignored, and what is at its path now."""
-    refuse_pull_request(call)
-    request = call.json()
-    asked = request.get("files")
-    if not isinstance(asked, list) or not all(isinstance(file, dict) for file in asked):
-        raise HubError(400, '"files" must be a list of objects.')
-    with call.store.db.read() as con:
-        repo = call.writable_repo(con)
-        commit = call.store.resolve(con, repo, call.params["rev"])
-        files = call.store.tree(con, commit.tree)
-    rules = _text_of(call, files, ".gitattributes")
-    ignore = request.get("gitIgnore")
-    ignore = ignore if isinstance(ignore, str) else _text_of(call, files, ".gitignore")
-    shown = []
-    for file in asked:
-        path = trees.check_path(file.get("path"))
-        size, sample = file.get("size"), file.get("sample")
-        if type(size) is not int or size < 0 or not isinstance(sample, str):
-            raise HubError(400, f'The file {path!r} needs a "size" and a "sample" of its first bytes.')
-        large = size > 0 and attributes.is_large(rules, path, size, _decode(sample, path))
-        item = {
-            "path": path,
-            "uploadMode": "lfs" if large else "regular",
-            "shouldIgnore": attributes.is_ignored(ignore, path),
-        }
-        if path in files and files[path].lfs == large:
-            item["oid"] = files[path].blob if large else files[path].oid
-        shown.append(item)
-    return answer({"files": shown})
 
 
 def commit(call: Call) -> Response:
@@ -132,7 +99,7 @@ def _inline(call: Call, value: dict[str, Any]) -> Entry:
     raw = value.get("content")
     if not isinstance(raw, str):
         raise HubError(400, f'The file {path!r} needs a "content".')
-    content = _decode(raw, path) if value.get("encoding") == "base64" else raw.encode("utf-8", "replace")
+    content = decode(raw, path) if value.get("encoding") == "base64" else raw.encode("utf-8", "replace")
     return Entry(path, call.store.blobs.put(content), len(content), trees.git_oid(content), False)
 
 
@@ -200,32 +167,8 @@ def _branch(con: sqlite3.Connection, call: Call, repo: Repo, revision: str) -> t
     raise HubError(400, f"{revision!r} is not a branch: commits can only be added to branches.")
 
 
-def refuse_pull_request(call: Call) -> None:
-    """501 where the caller asks for a pull request."""
-    if call.flag("create_pr"):
-        raise HubError(501, "Pull requests are not served by this Hub. Commit to a branch, or to your own repository.")
-    if call.params["rev"].startswith("refs/pr/"):
-        raise revision_not_found(call.params["rev"])
-
-
-def _text_of(call: Call, files: Tree, path: str) -> str:
-    if path not in files:
-        return ""
-    return call.store.blobs.read(files[path].blob, 2**20).decode("utf-8", "replace")
-
-
-def _decode(text: str, path: str) -> bytes:
-    try:
-        return base64.b64decode(text, validate=True)
-    except (binascii.Error, ValueError):
-        raise HubError(400, f"The content of {path!r} is not valid base64.") from None
-
-
 def _line(value: object, limit: int) -> str:
     return value[:limit].encode("utf-8", "replace").decode() if isinstance(value, str) else ""
 
 
-ROUTES = [
-    Route("POST", f"{API_REPO}/preupload/{{rev}}", preupload),
-    Route("POST", f"{API_REPO}/commit/{{rev}}", commit, body="spool"),
-]
+ROUTES = [Route("POST", f"{API_REPO}/commit/{{rev}}", commit, body="spool")]

@@ -1,4 +1,4 @@
-"""Large files the git-lfs way: batch, PUT, verify; and copies between repositories.
+"""Large files the git-lfs way: batch, PUT, verify; and the permission to copy them between repositories.
 
 The PUT carries no credentials, so its URL is signed for one user, one hash and one size. Only the basic transfer is
 served; a file of any size goes up in one request and is hashed on the way.

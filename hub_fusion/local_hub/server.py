@@ -64,17 +64,18 @@ def serve(root: Path, *, host: str = "127.0.0.1", port: int = 0) -> LocalHub:
 
 def run(root: Path, host: str = "127.0.0.1", port: int = 0) -> None:
     """Serve in the foreground until SIGINT or SIGTERM; prints the URL once it listens."""
-    listener = _listen(host, port)
-    server, store = _server(Path(root))
-    print(f"http://{host}:{listener.getsockname()[1]}", flush=True)
     previous = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    listener, store = _listen(host, port), None
     try:
+        server, store = _server(Path(root))
+        print(f"http://{host}:{listener.getsockname()[1]}", flush=True)
         server.run(sockets=[listener])
     except KeyboardInterrupt:  # uvicorn raises the signal again once it has stopped
         pass
     finally:
         listener.close()
-        store.close()
+        if store is not None:
+            store.close()
         signal.signal(signal.SIGTERM, previous)
 
 

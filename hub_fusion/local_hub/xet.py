@@ -20,9 +20,9 @@ from starlette.responses import Response
 
 from hub_fusion.local_hub.blobs import WrongContent, keep_file
 from hub_fusion.local_hub.call import API_REPO, Call, Route, answer
-from hub_fusion.local_hub.commits import refuse_pull_request
 from hub_fusion.local_hub.errors import HubError
 from hub_fusion.local_hub.lfs import grant
+from hub_fusion.local_hub.preupload import refuse_pull_request
 from hub_fusion.local_hub.xet_format import BadXet, FileInShard, chunk_index, decode_chunk, parse_shard
 
 MAX_XORB_BYTES = 80 * 2**20
@@ -53,8 +53,8 @@ def put_xorb(call: Call) -> Response:
         chunk_index(call.body)
     except BadXet as error:
         raise HubError(400, f"Not a xorb: {error}.") from None
-    if target.exists():
-        return answer({"was_inserted": False})
+    if target.exists() and target.read_bytes() == call.body:
+        return answer({"was_inserted": False})  # other bytes under this name were wrong: the newer ones replace them
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.NamedTemporaryFile(dir=folder, delete=False) as file:
         try:

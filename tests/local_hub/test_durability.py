@@ -101,7 +101,7 @@ def test_a_foreground_server_stops_cleanly_on_a_signal(tmp_path, process, sent) 
     """A service manager sends SIGTERM, a person Ctrl-C; neither should see a traceback or wait."""
     server, url = process()
     assert url.startswith("http://127.0.0.1:")
-    assert HfApi(endpoint=url, token=False).list_models(author="alice") is not None
+    assert list(HfApi(endpoint=url, token=False).list_models(author="alice")) == []
     server.send_signal(sent)
     assert server.wait(timeout=10) == 0
 
@@ -124,3 +124,9 @@ def test_uploads_that_were_refused_leave_no_scratch_files(hub, raw, alice, repo)
     url = batch["objects"][0]["actions"]["upload"]["href"].removeprefix(hub.url)
     assert raw("PUT", url, b"wrong").status == 400
     assert list((hub.root / "tmp").iterdir()) == []
+
+
+def test_importing_the_package_imports_no_web_framework(python) -> None:
+    """Other commands must not wait for a server they do not start."""
+    script = "import sys, hub_fusion.local_hub; print({'starlette', 'uvicorn', 'torch', 'lz4'} & set(sys.modules))"
+    assert python(script) == "set()"

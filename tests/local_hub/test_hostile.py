@@ -237,7 +237,8 @@ def test_a_shard_with_a_wrong_hash_is_refused(alice, repo, raw, hub) -> None:
     bearer = token.json["accessToken"]
     name = "ab" * 32
     content = b"some weights"
-    assert raw("POST", f"{cas}/v1/xorbs/default/{name}", chunk(content, 0, len(content)), token=bearer).status == 200
+    for sent in (b"other bytes.", content):  # a broken upload is mended by the next one
+        assert raw("POST", f"{cas}/v1/xorbs/default/{name}", chunk(sent, 0, len(sent)), token=bearer).status == 200
     assert raw("POST", f"{cas}/v1/xorbs/default/{'../' * 3}x", b"x", token=bearer).status in (400, 404)
     assert raw("POST", f"{cas}/v1/xorbs/default/{name}", b"garbage", token=bearer).status == 400
 

@@ -98,6 +98,8 @@ def test_a_renamed_repository_answers_under_both_names(alice: HfApi, repo: str, 
     assert alice.model_info(repo, revision="main", files_metadata=True).id == f"{repo}-new"
     path = alice.hf_hub_download(repo, "a.txt", cache_dir=tmp_path)
     assert Path(path).read_text() == "hello"
+    alice.upload_file(path_or_fileobj=b"more\0", path_in_repo="b.bin", repo_id=repo)
+    assert alice.file_exists(f"{repo}-new", "b.bin")
     with pytest.raises(HfHubHTTPError) as caught:
         alice.move_repo(f"{repo}-new", alice.create_repo(f"{repo}-other").repo_id)
     assert caught.value.response.status_code == 409

@@ -1,0 +1,68 @@
+"""What the client asks before it uploads: which files are large, which are ignored, which are there already."""
+
+import base64
+import binascii
+
+from starlette.responses import Response
+
+from hub_fusion.local_hub import attributes, trees
+from hub_fusion.local_hub.call import API_REPO, Call, Route, answer
+from hub_fusion.local_hub.errors import HubError, revision_not_found
+from hub_fusion.local_hub.trees import Tree
+
+
+def preupload(call: Call) -> Response:
+    """For each file whether it goes to LFS, whether it is ignored, and what is at its path now."""
+    refuse_pull_request(call)
+    request = call.json()
+    asked = request.get("files")
+    if not isinstance(asked, list) or not all(isinstance(file, dict) for file in asked):
+        raise HubError(400, '"files" must be a list of objects.')
+    with call.store.db.read() as con:
+        repo = call.writable_repo(con)
+        commit = call.store.resolve(con, repo, call.params["rev"])
+        files = call.store.tree(con, commit.tree)
+    rules = _text_of(call, files, ".gitattributes")
+    ignore = request.get("gitIgnore")
+    ignore = ignore if isinstance(ignore, str) else _text_of(call, files, ".gitignore")
+    shown = []
+    for file in asked:
+        path = trees.check_path(file.get("path"))
+        size, sample = file.get("size"), file.get("sample")
+        if type(size) is not int or size < 0 or not isinstance(sample, str):
+            raise HubError(400, f'The file {path!r} needs a "size" and a "sample" of its first bytes.')
+        large = size > 0 and attributes.is_large(rules, path, size, decode(sample, path))
+        item = {
+            "path": path,
+            "uploadMode": "lfs" if large else "regular",
+            "shouldIgnore": attributes.is_ignored(ignore, path),
+        }
+        if path in files and files[path].lfs == large:
+            item["oid"] = files[path].blob if large else files[path].oid
+        shown.append(item)
+    return answer({"files": shown})
+
+
+def _text_of(call: Call, files: Tree, path: str) -> str:
+    if path not in files:
+        return ""
+    return call.store.blobs.read(files[path].blob, 2**20).decode("utf-8", "replace")
+
+
+def refuse_pull_request(call: Call) -> None:
+    """501 where the caller asks for a pull request."""
+    if call.flag("create_pr"):
+        raise HubError(501, "Pull requests are not served by this Hub. Commit to a branch, or to your own repository.")
+    if call.params["rev"].startswith("refs/pr/"):
+        raise revision_not_found(call.params["rev"])
+
+
+def decode(text: str, path: str) -> bytes:
+    """The bytes behind base64; 400."""
+    try:
+        return base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError):
+        raise HubError(400, f"The content of {path!r} is not valid base64.") from None
+
+
+ROUTES = [Route("POST", f"{API_REPO}/preupload/{{rev}}", preupload)]
