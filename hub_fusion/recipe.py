@@ -190,7 +190,11 @@ class Recipe(Section):
 
     def to_yaml(self) -> str:
         """The whole recipe, defaults included, as YAML that `from_text` reads back to an equal recipe."""
-        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+        data = self.model_dump(mode="json")
+        text = yaml.safe_dump(data, sort_keys=False, allow_unicode=True)
+        if yaml.safe_load(text) == data:
+            return text
+        return yaml.safe_dump(data, sort_keys=False)  # PyYAML writes U+0085 so that it reads back as a space
 
     def decisive(self) -> str:
         """Canonical JSON of what decides the weights and the verdict (not: when, where to, how often)."""

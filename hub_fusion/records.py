@@ -301,6 +301,10 @@ class Index(Record):
     base: str
     root: str | None = None
     updated_at: Moment
+    contributors: dict[str, int] = Field(
+        default_factory=dict,
+        description="account → its contributions in all generations together; at most 1000 accounts",
+    )
     entries: tuple[IndexEntry, ...] = ()
 
     def to_json(self, *, indent: int | None = None) -> str:

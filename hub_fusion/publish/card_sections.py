@@ -28,6 +28,7 @@ from hub_fusion.records import Credit, Generation, Index
 PAPER = "[ColD Fusion](https://arxiv.org/abs/2212.01378)"
 AUTO_CLASSES = {"text-generation": "AutoModelForCausalLM"}  # these have no task head that a fuse could drop
 RECIPE_CHARACTERS = 20_000
+THANKED = 200  # names
 CITATION = """\
 @inproceedings{don-yehiya-etal-2023-cold,
     title = "{C}ol{D} Fusion: Collaborative Descent for Distributed Multitask Finetuning",
@@ -154,12 +155,13 @@ class Facts:
 
     def thanks(self) -> str:
         entries = [e for e in self.index.generations if (e.generation or 0) < self.record.generation]
-        authors = {a for e in entries for a in e.authors} | {c.author for c in self.record.contributions}
+        authors = {c.author for c in self.record.contributions} | {a for e in entries for a in e.authors}
+        authors |= set(self.index.contributors)
         if not authors:
             return ""
-        names = [account_link(name, self.endpoint) for name in sorted(authors, key=str.lower)]
-        more = len(names) > 200 or any(len(e.authors) >= 20 for e in entries)  # an index entry names 20 at most
-        text = f"Thanks to everybody in this lineage: {', '.join(names[:200])}{' and others' if more else ''}. "
+        names = [account_link(name, self.endpoint) for name in sorted(authors, key=lambda a: (a.lower(), a))]
+        more = f" and {len(names) - THANKED} more" if len(names) > THANKED else ""
+        text = f"Thanks to everybody in this lineage: {', '.join(names[:THANKED])}{more}. "
         return text + "The tag `no-fusion` on a model keeps it out of all later generations."
 
     def method(self) -> str:

@@ -7,6 +7,7 @@ oldest entries lose details that their own records (``fusion/gen-N.json``) keep.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import Protocol, TypeVar
@@ -19,6 +20,7 @@ from hub_fusion.records import Attempt, Estimate, Index, IndexEntry, Score, atte
 INDEX_PATH = "fusion/index.json"
 INDEX_BYTES = 190_000
 KEEP_WHOLE = 20  # the newest entries are never shortened
+CONTRIBUTORS = 1000  # those who gave most are counted by name
 DIGITS = 4  # of an accuracy: 0.01 points, a tenth of the width of a narrow interval
 
 E = TypeVar("E", bound=Estimate)
@@ -71,14 +73,14 @@ def append(index: Index | None, record: Attempt, *, revisions: Mapping[int, str]
     entry = record.to_entry(revision)
     rounded = {"scores": _round_scores(entry.scores), "differences": tuple(map(_round, entry.differences))}
     entries.append(entry.model_copy(update=rounded))
-    return index.model_copy(
-        update={
-            "base": record.base,
-            "root": record.root or index.root,
-            "updated_at": max(index.updated_at, record.created_at),
-            "entries": _fit(entries),
-        }
-    )
+    changed = {
+        "base": record.base,
+        "root": record.root or index.root,
+        "updated_at": max(index.updated_at, record.created_at),
+        "contributors": _count(index.contributors, record),
+        "entries": tuple(entries),
+    }
+    return _fit(index.model_copy(update=changed))
 
 
 def _start(record: Attempt, revisions: Mapping[int, str]) -> Index:
@@ -121,6 +123,14 @@ def _with_revision(entry: IndexEntry, revisions: Mapping[int, str]) -> IndexEntr
         ) from None
 
 
+def _count(before: Mapping[str, int], record: Attempt) -> dict[str, int]:
+    """Contributions of every account, those of `record` included if it was published."""
+    counts = Counter(before)
+    if record.generation is not None:
+        counts.update(credit.author for credit in record.contributions)
+    return dict(sorted(counts.most_common(CONTRIBUTORS)))
+
+
 def _round(estimate: E) -> E:
     return estimate.model_copy(
         update={name: round(getattr(estimate, name), DIGITS) for name in ("mean", "low", "high")}
@@ -131,21 +141,23 @@ def _round_scores(scores: tuple[Score, ...]) -> tuple[Score, ...]:
     return tuple(_round(score).model_copy(update={"per_seed": ()}) for score in scores)
 
 
-def _fit(entries: list[IndexEntry]) -> tuple[IndexEntry, ...]:
-    """The entries, shortened from the oldest on until they fit: details first, then rejected attempts, then authors.
+def _fit(index: Index) -> Index:
+    """The index, shortened from the oldest entry on until it fits: details, then rejected attempts, then authors.
 
     An attempt's id is made from its parent's commit, so a rejected attempt of old cannot come up again.
     """
-    kept: list[IndexEntry | None] = list(entries)
-    size = sum(len(entry.to_json().encode()) + 2 for entry in entries)
+    kept: list[IndexEntry | None] = list(index.entries)
+    size = len(index.to_json().encode())
+    if size <= INDEX_BYTES:
+        return index
     for shorten in STEPS:
         for place, entry in enumerate(kept[:-KEEP_WHOLE]):
             if size <= INDEX_BYTES:
                 break
-            if entry is not None:
-                kept[place] = short = shorten(entry)
+            if entry is not None and (short := shorten(entry)) != entry:
+                kept[place] = short
                 size -= len(entry.to_json().encode()) - (len(short.to_json().encode()) if short else -2)
-    return tuple(entry for entry in kept if entry is not None)
+    return index.model_copy(update={"entries": tuple(entry for entry in kept if entry is not None)})
 
 
 def _without_details(entry: IndexEntry) -> IndexEntry | None:

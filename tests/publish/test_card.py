@@ -60,7 +60,7 @@ def spoiled(text: str) -> tuple[Generation, Index]:
     refusal = record.refusals[0].model_copy(update={"repo": text, "author": text, "reason": text, "code": text})
     entries = tuple(e.model_copy(update={"authors": (text,), "reason": text}) for e in index.entries)
     changed = {"contributions": (credit, linkable), "refusals": (refusal,), "hardware": {text: text}}
-    return record.model_copy(update=changed), index.model_copy(update={"entries": entries})
+    return record.model_copy(update=changed), index.model_copy(update={"entries": entries, "contributors": {text: 1}})
 
 
 def front_of(card: str) -> dict[str, Any]:
@@ -295,7 +295,7 @@ def test_refusals_are_counted_not_named() -> None:
 
 
 def test_the_model_index_is_read_back_by_the_client() -> None:
-    data = ModelCard(example(GOLDEN)).data
+    data: Any = ModelCard(example(GOLDEN)).data
     assert data.model_name == "acme/roberta-fused"
     assert data.eval_results is not None
     assert len(data.eval_results) == 10
@@ -363,3 +363,10 @@ def test_refusal_codes_read_as_words() -> None:
     record, index = golden()
     refusal = Refusal(repo="a/b", sha="", author="a", stage="screen", code="norm_outlier", reason="", fix="")
     assert "(norm outlier 1)" in render_card(record.model_copy(update={"refusals": (refusal,)}), index, license="mit")
+
+
+def test_thanks_name_two_hundred_and_count_the_others() -> None:
+    record, index = golden()
+    many = {f"person-{n:03}": 1 for n in range(300)}
+    card = render_card(record, index.model_copy(update={"contributors": many}), license="mit")
+    assert "and 113 more." in card
