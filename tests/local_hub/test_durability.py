@@ -6,12 +6,11 @@ import signal
 import sqlite3
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from huggingface_hub import CommitOperationAdd, HfApi
+from huggingface_hub import HfApi
 
 from hub_fusion.local_hub import add_user, serve
 
@@ -59,36 +58,43 @@ def test_a_restart_on_the_same_folder_serves_the_same(tmp_path) -> None:
         assert Path(path).read_bytes() == content and api.model_info("alice/m").downloads == 2
 
 
+WRITER = """
+import sys
+from huggingface_hub import CommitOperationAdd, HfApi
+api = HfApi(endpoint=sys.argv[1], token=sys.argv[2])
+for n in range(10_000):
+    add = [CommitOperationAdd("model.bin", b"%09d" % n * 300), CommitOperationAdd("n.txt", b"%d" % n)]
+    print(n, api.create_commit("alice/m", add, commit_message=f"c{n}").oid, flush=True)
+"""
+
+
 def test_no_acknowledged_commit_is_lost_to_a_kill(tmp_path, process) -> None:
     """kill -9 in the middle of a stream of commits: each one that was answered is there, whole, and the rest is not."""
     token = add_user(tmp_path / "hub", "alice")
     server, url = process()
-    api = HfApi(endpoint=url, token=token)
-    api.create_repo("alice/m")
-    acknowledged: list[tuple[str, bytes]] = []
-
-    def write() -> None:
-        for n in range(10_000):
-            content = safetensors(float(n))
-            add = [CommitOperationAdd("model.safetensors", content), CommitOperationAdd("n.txt", b"%d" % n)]
-            try:
-                acknowledged.append((api.create_commit("alice/m", add, commit_message=f"c{n}").oid, content))
-            except Exception:
-                return
-
-    writer = threading.Thread(target=write, daemon=True)
-    timer = threading.Timer(1.5, lambda: os.kill(server.pid, signal.SIGKILL))
-    writer.start()
-    timer.start()
+    HfApi(endpoint=url, token=token).create_repo("alice/m")
+    env = {**os.environ, "HF_HOME": str(tmp_path / "hf"), "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
+    writer = subprocess.Popen(
+        [sys.executable, "-c", WRITER, url, token],
+        env=env,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+    lines = [writer.stdout.readline() for _ in range(20)]
+    server.kill()
     server.wait()
+    writer.kill()
+    lines += writer.communicate()[0].splitlines()
+    acknowledged = [(int(n), oid) for n, oid in (line.split() for line in lines if len(line.split()) == 2)]
     _, url = process()
     api = HfApi(endpoint=url, token=token)
     oids = [c.commit_id for c in api.list_repo_commits("alice/m")]
-    assert len(acknowledged) >= 3 and {oid for oid, _ in acknowledged} <= set(oids)
+    assert len(acknowledged) >= 20 and {oid for _, oid in acknowledged} <= set(oids)
     assert len(oids) <= len(acknowledged) + 2
-    for oid, content in acknowledged[-3:]:
-        path = api.hf_hub_download("alice/m", "model.safetensors", revision=oid, cache_dir=tmp_path / "cache")
-        assert Path(path).read_bytes() == content
+    for n, oid in acknowledged[-3:]:
+        path = api.hf_hub_download("alice/m", "model.bin", revision=oid, cache_dir=tmp_path / "cache")
+        assert Path(path).read_bytes() == b"%09d" % n * 300
     for blob in (tmp_path / "hub" / "blobs").glob("*/*"):
         assert hashlib.sha256(blob.read_bytes()).hexdigest() == blob.parent.name + blob.name
     con = sqlite3.connect(tmp_path / "hub" / "hub.sqlite3")

@@ -90,7 +90,7 @@ def test_content_that_is_not_what_was_announced_is_refused(alice, repo, raw, hub
         line = {"key": "lfsFile", "value": {"path": "m.safetensors", "algo": "sha256", "oid": oid, "size": size}}
         assert commit(raw, alice, repo, line) == 400
         assert raw("PUT", url.replace(oid, "0" * 64, 1), content).status == 403
-        assert raw("PUT", url[:-2] + "00", content).status == 403
+        assert raw("PUT", url + "0", content).status == 403
     assert alice.list_repo_files(repo) == [".gitattributes"]
 
 
@@ -261,7 +261,7 @@ def test_a_shard_with_a_wrong_hash_is_refused(alice, repo, raw, hub) -> None:
     for bad in (shard(b"\1" * 32), shard(right, "cd" * 32), shard(right, end=2), shard(right)[:-60], b""):
         assert raw("POST", f"{cas}/v1/shards", bad, token=bearer).status == 400
     assert raw("POST", f"{cas}/v1/shards", shard(right), token=alice.token).status == 401
-    assert raw("POST", f"{cas[:-1]}0/v1/shards", shard(right), token=bearer).status in (401, 404)
+    assert raw("POST", f"{cas}0/v1/shards", shard(right), token=bearer).status in (401, 404)
     assert raw("POST", f"{cas}/v1/shards", shard(right), token=bearer).status == 200
     line = {"key": "lfsFile", "value": {"path": "m.bin", "algo": "sha256", "oid": right.hex(), "size": len(content)}}
     assert commit(raw, alice, repo, line) == 200
