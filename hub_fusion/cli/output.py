@@ -77,7 +77,16 @@ def open_hub(endpoint: str | None) -> Hub:
     """The Hub that the user means."""
     from hub_fusion.hub import Hub
 
+    quiet_bars()
     return Hub(endpoint)
+
+
+def quiet_bars() -> None:
+    """No progress bars of libraries where nobody is watching."""
+    if not sys.stderr.isatty():
+        from huggingface_hub.utils import disable_progress_bars
+
+        disable_progress_bars()
 
 
 def open_recipe(path: Path, settings: list[str]) -> Recipe:

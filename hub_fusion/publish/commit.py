@@ -122,7 +122,8 @@ def _card(
     except Exception:  # any way a hand-written header can be broken; a new one is written
         front = {}
     known = license or front.get("license")
-    return render_card(record, index, license=known if isinstance(known, str) else None, front=front, previous=previous)
+    return render_card(record, index, license=known if isinstance(known, str) else None, front=front, previous=previous,
+                       endpoint_url=hub.endpoint)  # fmt: skip
 
 
 def card_of(hub: Hub, state: BaseState, revision: str | None = None) -> str:

@@ -42,12 +42,13 @@ class Measures:
         return math.sqrt(max(float(squared), 0.0)) / longest if longest else 0.0
 
     def cosine_with_mean(self, i: int, weights: Sequence[float]) -> float:
-        """Cosine of one task vector with the weighted sum of all; 0 where either is zero."""
+        """Cosine of one task vector with the weighted sum of those that have a weight; 0 where either is zero."""
         import numpy as np
 
-        w = np.asarray(weights)
-        length = math.sqrt(max(float(w @ self.gram @ w), 0.0)) * self.norm(i)
-        return max(-1.0, min(1.0, float(self.gram[i] @ w) / length)) if length else 0.0
+        used = [j for j, weight in enumerate(weights) if weight]  # NaN times 0 would be NaN
+        w, gram = np.asarray(weights)[used], self.gram[np.ix_(used, used)]
+        length = math.sqrt(max(float(w @ gram @ w), 0.0)) * self.norm(i)
+        return max(-1.0, min(1.0, float(self.gram[i, used] @ w) / length)) if length else 0.0
 
 
 def measure(sources: Sequence[Source], base_folder: Path, compute: Compute) -> Measures:
