@@ -54,7 +54,8 @@ def finetune(
     devices = [torch.device(device)] if device.startswith("cuda") else []
     order = np.random.default_rng([seed, len(examples)])
     steps = settings.epochs * -(-len(examples) // settings.batch_size)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=settings.learning_rate)
+    fused = device.startswith(("cpu", "cuda"))
+    optimizer = torch.optim.AdamW(model.parameters(), lr=settings.learning_rate, fused=fused)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: max(0.0, 1 - step / steps))
     with torch.random.fork_rng(devices=devices), torch.enable_grad():
         torch.manual_seed(seed)

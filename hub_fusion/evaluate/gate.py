@@ -12,7 +12,7 @@ import math
 
 from hub_fusion.errors import RecordError
 from hub_fusion.recipe import Gate
-from hub_fusion.records import Scores, Verdict
+from hub_fusion.records import Index, Scores, Verdict
 
 ROUNDING = 1e-9  # a candidate exactly on a floor passes, whatever binary fractions make of the subtraction
 
@@ -26,14 +26,21 @@ def judge(candidate: Scores, parent: Scores, best: float | None, gate: Gate, ste
     """
     if candidate.suite != parent.suite:
         raise RecordError(
-            f"scores of different suites do not compare: candidate {candidate.suite[:12]}…, parent {parent.suite[:12]}…; "
+            "scores of different suites do not compare: "
+            f"candidate {candidate.suite[:12]}…, parent {parent.suite[:12]}…; "
             "measure the parent again with the present tasks and settings"
         )
+    if not gate.require_tasks and not candidate.means:
+        return Verdict(
+            accepted=True, step=step, candidate=0.0, parent=0.0, best=0.0, epsilon=gate.epsilon,
+            reason="accepted without a measurement: the recipe names no tasks and says gate.require_tasks: false",
+        )  # fmt: skip
     ours, theirs = _decide_by(candidate, gate), _decide_by(parent, gate)
     best = theirs if best is None else best
     if not all(map(math.isfinite, (ours, theirs, best))):
         raise RecordError(
-            f"gate means must be finite: candidate {ours}, parent {theirs}, best {best}; a checkpoint or a record is damaged"
+            f"gate means must be finite: candidate {ours}, parent {theirs}, best {best}; "
+            "a checkpoint or a record is damaged"
         )
     allowed_best = 2 * gate.epsilon if gate.epsilon_best is None else gate.epsilon_best
     lost_parent = ours < theirs - gate.epsilon - ROUNDING
@@ -46,6 +53,17 @@ def judge(candidate: Scores, parent: Scores, best: float | None, gate: Gate, ste
         accepted=accepted, step=step, candidate=ours, parent=theirs, best=best, epsilon=gate.epsilon,
         reason=reason, tried=((step, ours),),
     )  # fmt: skip
+
+
+def best_so_far(index: Index, parent: Scores, gate: Gate) -> float | None:
+    """The highest gate mean of any generation that was measured with the parent's suite, None if there is none."""
+    protocols: set[str] = set(gate.protocols) or {score.protocol for score in parent.means}
+    means = []
+    for entry in index.generations:
+        values = [s.mean for s in entry.scores if s.role == "gate" and s.protocol in protocols]
+        if entry.suite == parent.suite and len(values) == len(protocols):
+            means.append(sum(values) / len(values))
+    return max(means, default=None)
 
 
 def _decide_by(scores: Scores, gate: Gate) -> float:

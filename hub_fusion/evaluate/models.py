@@ -67,7 +67,10 @@ def load_encode(folder: Path, task: TaskData, *, max_length: int) -> Encode:
     import torch
     from transformers import AutoConfig, AutoTokenizer
 
-    config = AutoConfig.from_pretrained(folder, **SAFE)
+    try:
+        config = AutoConfig.from_pretrained(folder, **SAFE)
+    except (OSError, ValueError, KeyError) as error:
+        raise WeightsError(f"{folder} has no usable config.json: {error}") from None
     if task.kind == "image":
         size = getattr(config, "image_size", None)
         high, wide = size if isinstance(size, list | tuple) else (size, size)

@@ -1,0 +1,124 @@
+"""A task folder is read exactly, or refused with the file's name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from hub_fusion.errors import RecipeError
+from hub_fusion.evaluate.tasks import load_task
+from hub_fusion.recipe import Task
+
+from .conftest import write_images, write_texts
+
+
+def load(folder: Path, max_test: int = 100):
+    return load_task(Task(name="t", path=folder), max_test=max_test)
+
+
+def test_an_image_task_is_read_as_written(images: Path) -> None:
+    task = load(images)
+    assert (task.kind, task.num_labels, len(task.train)) == ("image", 3, 40)
+    assert {role: len(part) for role, part in task.parts.items()} == {"gate": 30, "report": 20}
+    assert task.train.inputs.shape == (40, 1, 8, 8) and task.train.labels.dtype == np.int64
+
+
+def test_a_text_task_keeps_commas_quotes_and_pairs(tmp_path: Path) -> None:
+    folder = write_texts(tmp_path / "t", pairs=True)
+    (folder / "gate.csv").write_text('text,text_pair,label\n"one, ""two""","line\nbreak",1\n')
+    task = load(folder)
+    assert task.kind == "text" and task.parts["gate"].inputs.tolist() == [['one, "two"', "line\nbreak"]]
+
+
+def test_gate_or_report_alone_is_enough(tmp_path: Path) -> None:
+    folder = write_images(tmp_path / "t")
+    (folder / "gate.npz").unlink()
+    assert set(load(folder).parts) == {"report"}
+
+
+def test_the_cap_keeps_the_same_examples_every_time_and_leaves_the_identity_alone(images: Path) -> None:
+    first, second, whole = load(images, 10), load(images, 10), load(images)
+    assert len(first.parts["gate"]) == 10
+    np.testing.assert_array_equal(first.parts["gate"].inputs, second.parts["gate"].inputs)
+    assert first.sha256 == whole.sha256
+
+
+def test_the_identity_is_of_contents_not_of_file_bytes(tmp_path: Path, images: Path) -> None:
+    folder = write_images(tmp_path / "t")
+    with np.load(folder / "gate.npz") as arrays:
+        np.savez_compressed(folder / "gate.npz", **dict(arrays))
+    assert load(folder).sha256 == load(images).sha256
+    with np.load(folder / "gate.npz") as arrays:
+        np.savez(folder / "gate.npz", pixel_values=arrays["pixel_values"], label=arrays["label"][::-1])
+    assert load(folder).sha256 != load(images).sha256
+
+
+PIXELS = np.zeros((4, 1, 8, 8), dtype=np.float32)
+LABELS = np.array([0, 1, 2, 0])
+
+
+@pytest.mark.parametrize(
+    ("name", "arrays", "law"),
+    [
+        ("gate", {"pixel_values": PIXELS}, "label"),
+        ("gate", {"pixel_values": PIXELS.astype(np.float64), "label": LABELS}, "float32"),
+        ("gate", {"pixel_values": PIXELS[:, 0], "label": LABELS}, "channels"),
+        ("gate", {"pixel_values": PIXELS * np.float32("nan"), "label": LABELS}, "finite"),
+        ("gate", {"pixel_values": PIXELS, "label": LABELS[:3]}, "label must be"),
+        ("gate", {"pixel_values": PIXELS, "label": LABELS + 0.5}, "whole numbers"),
+        ("gate", {"pixel_values": PIXELS, "label": LABELS - 1}, "renumber"),
+        ("gate", {"pixel_values": PIXELS, "label": LABELS + 5}, "does not occur in train"),
+        ("gate", {"pixel_values": PIXELS[:0], "label": LABELS[:0]}, "holds no example"),
+        ("gate", {"pixel_values": PIXELS[..., :4], "label": LABELS}, "one shape"),
+        ("gate", {"pixel_values": np.array([object()] * 4), "label": LABELS}, "allow_pickle"),
+        ("train", {"pixel_values": PIXELS, "label": LABELS * 0}, "k ≥ 2"),
+        ("train", {"pixel_values": PIXELS, "label": LABELS * 10**12}, "each must occur"),
+    ],
+)
+def test_malformed_arrays_are_refused_by_name(tmp_path: Path, name: str, arrays: dict, law: str) -> None:
+    folder = write_images(tmp_path / "t")
+    np.savez(folder / f"{name}.npz", **arrays)
+    with pytest.raises(RecipeError, match=rf"(?s){name}\.npz.*{law}"):
+        load(folder)
+
+
+@pytest.mark.parametrize(
+    ("content", "law"),
+    [
+        (b"words,label\na,1\n", "columns must be"),
+        (b"text,label\na,one\n", "invalid literal"),
+        (b"text,label\na\n", "one value per column"),
+        (b"text,label\na,0,1\n", "one value per column"),
+        (b'text,label\n"a,0\n', "unexpected end"),
+        (b"text,label\n\xff,0\n", "utf-8"),
+        (b"text,label\n", "holds no example"),
+        (b"", "columns must be"),
+        (b"text,text_pair,label\na,b,0\n", "one shape"),
+    ],
+)
+def test_malformed_tables_are_refused_by_name(tmp_path: Path, content: bytes, law: str) -> None:
+    folder = write_texts(tmp_path / "t")
+    (folder / "gate.csv").write_bytes(content)
+    with pytest.raises(RecipeError, match=rf"(?s)gate\.csv.*{law}"):
+        load(folder)
+
+
+def test_malformed_folders_are_refused_by_name(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match="nowhere is not a folder"):
+        load(tmp_path / "nowhere")
+    folder = write_images(tmp_path / "t")
+    (folder / "report.npz").write_bytes((folder / "report.npz").read_bytes()[:100])
+    with pytest.raises(RecipeError, match=r"report\.npz: cannot be read"):
+        load(folder)
+    (folder / "report.npz").unlink()
+    (folder / "gate.csv").write_text("text,label\na,0\n")
+    with pytest.raises(RecipeError, match="remove one"):
+        load(folder)
+    (folder / "gate.npz").unlink()
+    with pytest.raises(RecipeError, match="one shape and kind"):
+        load(folder)
+    (folder / "gate.csv").unlink()
+    with pytest.raises(RecipeError, match="needs a train file and a gate or report file"):
+        load(folder)
