@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib import import_module
@@ -48,11 +49,16 @@ class MergeMethod:
                 near = difflib.get_close_matches(name, known, n=1)
                 hint = f"did you mean {near[0]!r}?" if near else f"it has {', '.join(sorted(known)) or 'none'}"
                 raise MergeError(f"merge method {self.name!r} has no option {name!r}; {hint}")
-            default = known[name]
-            numeric = isinstance(default, (int, float)) and not isinstance(default, bool)
-            if isinstance(value, bool) != isinstance(default, bool) or (numeric and not isinstance(value, (int, float))):
-                raise MergeError(f"option {name!r} of {self.name!r} is like {default!r}, not {value!r}")
+            if not _is_like(value, known[name]):
+                raise MergeError(f"option {name!r} of {self.name!r} is like {known[name]!r}, not {value!r}")
         return lambda deltas, weights: self.formula(deltas, weights, **options)
+
+
+def _is_like(value: Any, default: Any) -> bool:
+    """Whether an option's value is of its default's type; whole numbers are fractions too, None stands for any type."""
+    if isinstance(default, float):
+        return type(value) in (int, float) and math.isfinite(value)
+    return default is None or type(value) is type(default)
 
 
 _METHODS: dict[str, MergeMethod] = {}

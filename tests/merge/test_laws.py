@@ -1,0 +1,173 @@
+"""Laws that every registered merge method keeps, whatever its formula."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hub_fusion import merge
+from hub_fusion.errors import MergeError
+from hub_fusion.merge import find_method, merge_method, merge_methods
+
+METHODS = sorted(merge_methods())
+SHAPES = [(), (0,), (1,), (7, 5), (3, 1, 2)]
+AVERAGES = {"mean"}  # of n copies of one delta they give that delta
+every_method = pytest.mark.parametrize("name", METHODS)
+every_shape = pytest.mark.parametrize("shape", SHAPES, ids=str)
+seeds = st.integers(0, 2**31)
+counts = st.integers(1, 6)
+
+
+def case(shape: tuple[int, ...], n: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Random deltas (n, *shape), of sizes from 1e-6 to 1e6, and weights that add up to 1."""
+    source = torch.Generator().manual_seed(seed)
+    sizes = 10.0 ** torch.randint(-6, 7, (n,), generator=source)
+    deltas = torch.randn(n, *shape, generator=source) * sizes.reshape(n, *[1] * len(shape))
+    weights = torch.rand(n, generator=source) + 0.01
+    return deltas, weights / weights.sum()
+
+
+def run(name: str, deltas: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+    """The method with its default options."""
+    return find_method(name).bind({})(deltas, weights)
+
+
+@every_method
+@every_shape
+def test_zero_deltas_merge_to_zero(name: str, shape: tuple[int, ...]) -> None:
+    """Contributions that changed nothing must not move the base."""
+    merged = run(name, torch.zeros(4, *shape), torch.full((4,), 0.25))
+    assert merged.shape == shape
+    assert not merged.any()
+
+
+@every_method
+@every_shape
+@settings(max_examples=20, deadline=None)
+@given(n=counts, seed=seeds)
+def test_shape_and_dtype_are_kept_and_finite_stays_finite(name: str, shape: tuple[int, ...], n: int, seed: int) -> None:
+    """The engine adds the result to the base's rows in place: it must have their shape, and no NaN may be born."""
+    deltas, weights = case(shape, n, seed)
+    merged = run(name, deltas, weights)
+    assert (merged.shape, merged.dtype, merged.device) == (shape, torch.float32, deltas.device)
+    assert merged.isfinite().all()
+
+
+@every_method
+@every_shape
+@settings(max_examples=20, deadline=None)
+@given(n=counts, seed=seeds)
+def test_same_input_gives_same_output_and_is_not_changed(name: str, shape: tuple[int, ...], n: int, seed: int) -> None:
+    """No hidden state and no randomness of its own; the inputs still belong to the engine."""
+    deltas, weights = case(shape, n, seed)
+    before = deltas.clone(), weights.clone()
+    first = run(name, deltas, weights).clone()
+    assert torch.equal(run(name, deltas, weights), first)
+    assert torch.equal(deltas, before[0])
+    assert torch.equal(weights, before[1])
+
+
+@every_method
+@every_shape
+@settings(max_examples=20, deadline=None)
+@given(n=counts, seed=seeds)
+def test_order_of_contributions_does_not_matter(name: str, shape: tuple[int, ...], n: int, seed: int) -> None:
+    """Up to the rounding of a sum; the engine's canonical order makes it exact (tests/weights/test_fuse.py)."""
+    deltas, weights = case(shape, n, seed)
+    order = torch.randperm(n, generator=torch.Generator().manual_seed(seed))
+    size = float(deltas.abs().max()) if deltas.numel() else 0.0
+    torch.testing.assert_close(
+        run(name, deltas[order], weights[order]), run(name, deltas, weights), rtol=0, atol=n * 2**-23 * size
+    )
+
+
+@pytest.mark.parametrize("name", sorted(AVERAGES & set(METHODS)))
+@every_shape
+@settings(max_examples=20, deadline=None)
+@given(n=counts, seed=seeds)
+def test_copies_of_a_delta_merge_to_that_delta(name: str, shape: tuple[int, ...], n: int, seed: int) -> None:
+    """n + 1 roundings: the products, and the sums of weights that add up to 1 within n · 2⁻²⁴."""
+    deltas, weights = case(shape, n, seed)
+    copies = deltas[:1].expand(n, *shape).contiguous()
+    torch.testing.assert_close(run(name, copies, weights), deltas[0], rtol=(2 * n + 1) * 2**-24, atol=0)
+
+
+def test_mean_gives_the_example_of_its_docstring() -> None:
+    """Σ wᵢ·δᵢ, by hand: ½·[2, 0] + ½·[4, 2] = [3, 1], and ¼ against ¾ gives [3½, 1½]."""
+    deltas = torch.tensor([[2.0, 0.0], [4.0, 2.0]])
+    assert run("mean", deltas, torch.tensor([0.5, 0.5])).tolist() == [3.0, 1.0]
+    assert run("mean", deltas, torch.tensor([0.25, 0.75])).tolist() == [3.5, 1.5]
+
+
+def test_unknown_method_lists_the_known_ones() -> None:
+    """A typing error must be mended from the message alone."""
+    with pytest.raises(MergeError, match=f"'meen'; there are {', '.join(METHODS)}"):
+        find_method("meen")
+
+
+@every_method
+def test_unknown_option_is_refused_by_every_method(name: str) -> None:
+    """A misspelt option that is ignored would silently give another merge."""
+    with pytest.raises(MergeError, match="no option 'colour'"):
+        find_method(name).bind({"colour": 1})
+
+
+@every_method
+def test_every_method_says_what_it_computes_and_where_it_comes_from(name: str) -> None:
+    """hub-fusion methods, the card and the recipe's documentation are made of this."""
+    method = find_method(name)
+    assert method.formula.__doc__
+    assert method.title
+    assert re.match(r"https://", method.source)
+
+
+@pytest.fixture
+def trimmed() -> Iterator[SimpleNamespace]:
+    """A method with options of every kind, registered for one test."""
+
+    @merge_method("Trimmed", source="https://example.org", judged="seen-task")
+    def trimmed(
+        deltas: torch.Tensor, weights: torch.Tensor, *, density: float = 0.2, rounds: int = 3, signs: bool = True,
+        by: str = "rank",
+    ) -> torch.Tensor:  # fmt: skip
+        return deltas[0] * density
+
+    yield SimpleNamespace(method=find_method("trimmed"))
+    del merge._METHODS["trimmed"]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"densty": 0.1}, "did you mean 'density'"),
+        ({"zzz": 0.1}, "it has by, density, rounds, signs"),
+        ({"density": "0.1"}, "like 0.2, not '0.1'"),
+        ({"density": True}, "like 0.2, not True"),
+        ({"density": None}, "like 0.2, not None"),
+        ({"density": float("nan")}, "like 0.2, not nan"),
+        ({"rounds": 2.5}, "like 3, not 2.5"),
+        ({"signs": 1}, "like True, not 1"),
+        ({"by": 7}, "like 'rank', not 7"),
+        ({"by": ["rank"]}, "like 'rank', not"),
+    ],
+)
+def test_wrong_options_are_refused_before_anything_is_merged(
+    trimmed: SimpleNamespace, options: dict[str, Any], message: str
+) -> None:
+    """The signature is the schema: its names and the types of its defaults."""
+    with pytest.raises(MergeError, match=re.escape(message)):
+        trimmed.method.bind(options)
+
+
+@pytest.mark.parametrize("options", [{"density": 1}, {"density": 0.5, "rounds": 2}, {"signs": False, "by": "size"}])
+def test_options_like_their_defaults_are_taken(trimmed: SimpleNamespace, options: dict[str, Any]) -> None:
+    """A whole number is a fine fraction."""
+    merged = trimmed.method.bind(options)(torch.ones(1, 2), torch.ones(1))
+    assert merged.tolist() == pytest.approx([options.get("density", 0.2)] * 2)
