@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, field_validator, model_validator
 
 from hub_fusion.errors import RecipeError
 
@@ -96,7 +96,19 @@ class Task(Section):
     """A held-out task: a folder with train, gate and report parts (see evaluate/tasks.py)."""
 
     name: str = Field(pattern=r"^[\w.-]{1,64}$")
-    path: Path
+    path: Path = Field(description="relative to the recipe's folder")
+    _root: Path = PrivateAttr(Path())  # not published: it is a path of the maintainer's machine
+
+    @property
+    def folder(self) -> Path:
+        """Where the task is on this machine."""
+        return self._root / self.path
+
+    def below(self, root: Path) -> Task:
+        """The same task with `root` as what its path is relative to."""
+        task = self.model_copy()
+        task._root = root
+        return task
 
 
 class Probe(Section):
@@ -185,7 +197,7 @@ class Recipe(Section):
         except UnicodeDecodeError as error:
             raise RecipeError(f"{path} is not UTF-8: {error}") from None
         recipe = cls.from_text(text, source=str(path), overrides=overrides, environment=True)
-        tasks = tuple(t.model_copy(update={"path": path.parent / t.path}) for t in recipe.evaluate.tasks)
+        tasks = tuple(task.below(path.parent) for task in recipe.evaluate.tasks)
         return recipe.model_copy(update={"evaluate": recipe.evaluate.model_copy(update={"tasks": tasks})})
 
     def to_yaml(self) -> str:

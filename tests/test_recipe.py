@@ -175,7 +175,9 @@ def test_a_bad_override_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 def test_load_resolves_tasks_and_names_unreadable_files(tmp_path: Path) -> None:
     path = tmp_path / "recipe.yaml"
     path.write_text("base: a/b\nevaluate: {tasks: [{name: t, path: tasks/t}, {name: u, path: /data/u}]}")
-    assert [t.path for t in Recipe.load(path).evaluate.tasks] == [tmp_path / "tasks/t", Path("/data/u")]
+    recipe = Recipe.load(path)
+    assert [t.folder for t in recipe.evaluate.tasks] == [tmp_path / "tasks/t", Path("/data/u")]
+    assert str(tmp_path) not in recipe.to_yaml()  # the recipe is published; the maintainer's folders are not
     with pytest.raises(RecipeError, match="hub-fusion init writes a recipe"):
         Recipe.load(tmp_path / "missing.yaml")
     path.write_bytes(b"base: \xff")

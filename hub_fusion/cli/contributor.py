@@ -8,6 +8,20 @@ import typer
 
 from hub_fusion.cli.output import Endpoint, Json, open_hub, open_recipe, print_json, say
 
+PASSED = {
+    "blocked": "its account is not blocked",
+    "already_fused": "this commit is not fused yet",
+    "own_repo": "it belongs to somebody else than the base",
+    "opted_out": "it does not opt out",
+    "no_consent": "its card says that it may be fused",
+    "other_base": "its card names this base",
+    "private": "it is public",
+    "gated": "it is not gated",
+    "license_not_allowed": "its licence may be fused",
+    "no_safetensors": "its weights are safetensors",
+    "headers": "its tensors are those of the base",
+}
+
 
 def check(
     target: str = typer.Argument(..., help="A repository (user/model[@revision]) or a folder."),
@@ -22,10 +36,13 @@ def check(
     result = check_contribution(target, hub=open_hub(endpoint), base=base, recipe=rules)
     if json:
         print_json({"repo": result.repo, "base": result.base, "accepted": result.accepted,
-                    "passed": list(result.passed), "refusals": [r.model_dump(mode="json") for r in result.refusals]})  # fmt: skip
+                    "passed": list(result.passed), "notes": list(result.notes),
+                    "refusals": [r.model_dump(mode="json") for r in result.refusals]})  # fmt: skip
     else:
         for name in result.passed:
-            say(f"✓ {name.replace('_', ' ')}")
+            say(f"✓ {PASSED.get(name, name)}")
+        for note in result.notes:
+            say(f"? {note}")
         for refusal in result.refusals:
             say(f"✗ {refusal.code}: {refusal.reason}\n  Fix: {refusal.fix}")
         say(f"{'Would be accepted' if result.accepted else 'Would be refused'} by {result.base}.")

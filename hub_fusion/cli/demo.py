@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 import time
 from contextlib import ExitStack
@@ -25,6 +26,7 @@ def demo(
     from hub_fusion.demo import run as play
 
     quiet_bars()
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # models this small: threads would only wait for each other
     with ExitStack() as stack:
         folder = root or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="hub-fusion-demo-")))
         folder.mkdir(parents=True, exist_ok=True)

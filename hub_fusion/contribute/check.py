@@ -1,12 +1,14 @@
 """Would this contribution be accepted? The watcher's own rules, on metadata and headers alone, without torch.
 
 For a repository on the Hub, or for a local folder before it is uploaded. Reads kilobytes. Not covered: what only the
-tensors tell (NaN, copies, norms), and adapters of models whose names in memory differ from those on disk.
+tensors tell (NaN, copies, norms); without torch also adapters of models whose names in memory differ from those on disk.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -18,12 +20,13 @@ from hub_fusion.errors import HubFusionError, RepoMissing, WeightsError
 from hub_fusion.hub import Hub
 from hub_fusion.recipe import Recipe
 from hub_fusion.records import Contribution, Refusal
-from hub_fusion.weights.adapter import read_lora_config
+from hub_fusion.weights.adapter import MemoryNames, plan_adapter, read_lora_config
 from hub_fusion.weights.checkpoint import Checkpoint, TensorSpec
-from hub_fusion.weights.names import MismatchError, match_names
+from hub_fusion.weights.names import MismatchError, match_names, memory_names
 from hub_fusion.weights.remote import ADAPTER, read_headers, weight_files
 
 NO_SHA = "0" * 40
+HAS_MODELS = all(find_spec(name) is not None for name in ("torch", "transformers"))
 
 
 @dataclass(frozen=True)
@@ -35,6 +38,7 @@ class Check:
     accepted: bool
     passed: tuple[str, ...]
     refusals: tuple[Refusal, ...]
+    notes: tuple[str, ...] = ()  # what could not be checked here
 
 
 def check_contribution(target: str, *, hub: Hub, base: str | None = None, recipe: Recipe | None = None) -> Check:
@@ -50,13 +54,21 @@ def check_contribution(target: str, *, hub: Hub, base: str | None = None, recipe
         raise HubFusionError(f"{target} declares no single base_model: say which base you mean with --base")
     recipe = recipe or published_recipe(hub, base)
     refusals = [r for rule in RULES if (r := rule(contribution, Circumstances(recipe)))]
+    notes: list[str] = []
     passed = [rule.__name__ for rule in RULES if rule.__name__ not in {_rule_of(r.code) for r in refusals}]
     if "no_safetensors" in passed:
-        headers = base_headers(hub, base)
-        problem = _local_headers(folder, contribution, headers) if folder.is_dir() else check_headers(
-            hub, contribution, headers, None)[1]  # fmt: skip
-        refusals.append(problem) if problem else passed.append("headers")
-    return Check(contribution.repo, base, not refusals, tuple(passed), tuple(refusals))
+        headers, memory = base_headers(hub, base), base_memory_names(hub, base)
+        if folder.is_dir():
+            problem = _local_headers(folder, contribution, headers, memory)
+        else:
+            problem = check_headers(hub, contribution, headers, memory)[1]
+        if problem and problem.code == "architecture_mismatch" and contribution.relation == "adapter" and not HAS_MODELS:
+            notes.append(f"not decided without torch and transformers: {problem.reason}")
+        elif problem:
+            refusals.append(problem)
+        else:
+            passed.append("headers")
+    return Check(contribution.repo, base, not refusals, tuple(passed), tuple(refusals), tuple(notes))
 
 
 def published_recipe(hub: Hub, base: str) -> Recipe:
@@ -72,6 +84,21 @@ def base_headers(hub: Hub, base: str) -> dict[str, TensorSpec]:
     sha = hub.resolve(base)
     sizes = hub.files(base, sha)
     return read_headers(hub, base, sha, weight_files(hub, base, sha, sizes), sizes)
+
+
+def base_memory_names(hub: Hub, base: str) -> MemoryNames:
+    """How the base's tensors are called in memory, for adapters; asks transformers, with the base's configuration alone.
+
+    Where torch is not installed the names on disk are taken for those in memory: true for most architectures.
+    """
+
+    def names() -> Mapping[str, list[str]]:
+        headers = base_headers(hub, base)
+        if not HAS_MODELS:
+            return {name: [name] for name in headers}
+        return memory_names(hub.snapshot(base, hub.resolve(base), ["config.json"]), headers)
+
+    return names
 
 
 def _remote(target: str, hub: Hub) -> Contribution:
@@ -101,12 +128,12 @@ def _local(folder: Path) -> Contribution:
     return from_model_info(info, "adapter" if "adapter_config.json" in files else "finetune")
 
 
-def _local_headers(folder: Path, c: Contribution, base: dict[str, TensorSpec]) -> Refusal | None:
+def _local_headers(
+    folder: Path, c: Contribution, base: dict[str, TensorSpec], memory: MemoryNames
+) -> Refusal | None:
     try:
         if c.relation == "adapter":
-            from hub_fusion.weights.adapter import plan_adapter
-
-            plan_adapter(read_lora_config(folder), Checkpoint.open(folder, ADAPTER), base, dict)
+            plan_adapter(read_lora_config(folder), Checkpoint.open(folder, ADAPTER), base, memory)
         else:
             match_names(base, Checkpoint.open(folder))
     except MismatchError as error:

@@ -19,11 +19,11 @@ from hub_fusion.contributions.discover import EPOCH
 from hub_fusion.errors import HeaderError, RepoMissing, WeightsError
 from hub_fusion.recipe import Recipe, Screen
 from hub_fusion.records import Contribution, Refusal
-from hub_fusion.weights.adapter import LoraConfig, plan_adapter
+from hub_fusion.weights.adapter import LoraConfig, MemoryNames, plan_adapter
 from hub_fusion.weights.checkpoint import Checkpoint, TensorSpec
-from hub_fusion.weights.deltas import Source
+from hub_fusion.weights.deltas import Source, base_memory_names
 from hub_fusion.weights.measure import Measures, measure
-from hub_fusion.weights.names import MismatchError, match_names, memory_names
+from hub_fusion.weights.names import MismatchError, match_names
 from hub_fusion.weights.remote import ADAPTER, ADAPTER_CONFIG, Spool, read_headers, weight_files
 
 if TYPE_CHECKING:
@@ -47,11 +47,11 @@ class Screened:
 
 
 def check_headers(
-    hub: Hub, c: Contribution, base: Mapping[str, TensorSpec], base_folder: Path | None
+    hub: Hub, c: Contribution, base: Mapping[str, TensorSpec], memory: MemoryNames
 ) -> tuple[list[str], Refusal | None]:
     """The contribution's weight files, and why its headers do not pass, if they do not. Reads kilobytes.
 
-    Without `base_folder` adapters are compared with the on-disk names only.
+    `memory` gives the base's names in memory; it is asked only for adapters whose targets are not names on disk.
     """
     try:
         sizes = hub.files(c.repo, c.sha)
@@ -60,7 +60,7 @@ def check_headers(
         if c.relation == "adapter":
             text = hub.read_text(c.repo, ADAPTER_CONFIG, revision=c.sha, max_bytes=1_000_000)
             config = LoraConfig.from_json(text, source=f"{c.repo}/{ADAPTER_CONFIG}")
-            plan_adapter(config, headers, base, partial(memory_names, base_folder, base) if base_folder else lambda: {})
+            plan_adapter(config, headers, base, memory)
             names.append(ADAPTER_CONFIG)
         else:
             match_names(base, headers)
@@ -83,7 +83,7 @@ def screen(
     spooled: list[tuple[Contribution, Source]] = []
     for number, c in enumerate(chosen, start=1):
         say(f"screening {number}/{len(chosen)} {c.repo}")
-        names, refusal = check_headers(hub, c, base, base_folder)
+        names, refusal = check_headers(hub, c, base, partial(base_memory_names, base_folder))
         if refusal is None:
             try:
                 sizes = hub.files(c.repo, c.sha)

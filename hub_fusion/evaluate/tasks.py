@@ -61,12 +61,12 @@ def load_task(task: Task, *, max_test: int) -> TaskData:
 
     Raises RecipeError that names the file, the law it breaks and the remedy.
     """
-    if not task.path.is_dir():
-        raise RecipeError(f"task {task.name!r}: {task.path} is not a folder; evaluate.tasks[].path must name one")
-    files = {role: _find(task.path, role) for role in ("train", *TEST_ROLES)}
+    if not task.folder.is_dir():
+        raise RecipeError(f"task {task.name!r}: {task.folder} is not a folder; evaluate.tasks[].path must name one")
+    files = {role: _find(task.folder, role) for role in ("train", *TEST_ROLES)}
     train_file = files["train"]
     if train_file is None or not any(files[role] for role in TEST_ROLES):
-        raise RecipeError(f"{task.path}: a task needs a train file and a gate or report file (.npz or .csv); add them")
+        raise RecipeError(f"{task.folder}: a task needs a train file and a gate or report file (.npz or .csv); add them")
     found = {role: _read(file) for role, file in files.items() if file is not None}
     train = found["train"]
     num_labels = int(train.labels.max()) + 1

@@ -18,6 +18,7 @@ _TAG = re.compile(r"[A-Za-z0-9][\w.:+/ -]{0,63}", re.ASCII)
 _LANGUAGE = re.compile(r"[a-z]{2,3}(-[A-Za-z0-9]{2,8})*|code|multilingual")
 _LINK = re.compile(r"https://[\w./%#?=&+-]{1,200}|[\w.-]{1,64}", re.ASCII)
 _OURS = re.compile(r"gen-\d+|hub-fusion.*|cold-fusion")  # of earlier generations, or set below
+_KEPT = ("datasets", "metrics", "thumbnail", "widget", "inference")  # a maintainer's own, as are extra_gated_*
 
 
 def card_data(record: Generation, license: str | None, front: Mapping[str, Any] | None) -> ModelCardData:
@@ -31,10 +32,12 @@ def card_data(record: Generation, license: str | None, front: Mapping[str, Any] 
     front = front if isinstance(front, Mapping) else {}
     license = _sane(license, _WORD)
     ours = {"schema": 1, "generation": record.generation, "parent_revision": record.parent_revision}
-    results = _results(record)
+    pipeline = _sane(front.get("pipeline_tag"), _WORD)
+    results = _results(record, pipeline if pipeline and pipeline.endswith("-classification") else "text-classification")
+    kept = {k: v for k, v in front.items() if k in _KEPT or (isinstance(k, str) and k.startswith("extra_gated_"))}
     return ModelCardData(
         library_name=_sane(front.get("library_name"), _WORD) or "transformers",
-        pipeline_tag=_sane(front.get("pipeline_tag"), _WORD),
+        pipeline_tag=pipeline,
         license=license,
         license_name=_sane(front.get("license_name"), _WORD) if license == "other" else None,
         license_link=_sane(front.get("license_link"), _LINK) if license == "other" else None,
@@ -45,6 +48,7 @@ def card_data(record: Generation, license: str | None, front: Mapping[str, Any] 
         | {"record": f"fusion/gen-{record.generation}.json"},
         model_name=record.base if results else None,
         eval_results=results or None,
+        **kept,
     )
 
 
@@ -67,13 +71,13 @@ def _old_tags(front: Mapping[str, Any]) -> list[str]:
     return [tag for tag in _sane_list(front.get("tags"), _TAG) if not _OURS.fullmatch(tag)]
 
 
-def _results(record: Generation) -> list[EvalResult]:
+def _results(record: Generation, task_type: str) -> list[EvalResult]:
     from huggingface_hub import EvalResult
 
     scores: tuple[Score, ...] = record.candidate_scores.tasks if record.candidate_scores else ()
     return [
         EvalResult(
-            task_type="text-classification",
+            task_type=task_type,
             dataset_type=score.task,
             dataset_name=score.task,
             metric_type="accuracy",

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import mmap
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from math import prod
@@ -33,6 +34,7 @@ TORCH_NAMES = {
 MAX_HEADER_BYTES = 100_000_000  # the format's own limit
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
+SHARD = re.compile(r"\w[\w. +=@-]{0,200}\.safetensors")
 
 
 @dataclass(frozen=True)
@@ -61,16 +63,16 @@ def parse_header(header: bytes, file_size: int, *, source: str) -> tuple[dict[st
     """Tensors by name, and the metadata, from the JSON part of a file of `file_size` bytes.
 
     Raises HeaderError for everything the format forbids: duplicate names, unknown dtypes, negative or overflowing
-    shapes, offsets that overlap, leave holes or do not end with the file.
+    shapes, offsets that overlap, leave holes or do not end with the file; and for names that cannot be printed.
     """
     if header[:1] != b"{":
         raise HeaderError(f"{source}: the header does not begin with '{{' but with {header[:1]!r}")
     try:
-        data = json.loads(header, object_pairs_hook=_no_duplicates)
+        data = json.loads(header.decode(), object_pairs_hook=_no_duplicates)
     except (ValueError, RecursionError) as error:
         raise HeaderError(f"{source}: the header is not JSON: {error}") from None
     metadata = data.pop("__metadata__", {})
-    if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
+    if not isinstance(metadata, dict) or not all(isinstance(v, str) and _is_unicode(k + v) for k, v in metadata.items()):
         raise HeaderError(f"{source}: __metadata__ must map strings to strings")
     data_start = 8 + len(header)
     tensors = {name: _spec(name, entry, data_start, source) for name, entry in data.items()}
@@ -78,7 +80,7 @@ def parse_header(header: bytes, file_size: int, *, source: str) -> tuple[dict[st
     for spec in sorted(tensors.values(), key=lambda s: (s.start, s.size_bytes)):
         if spec.start != end:
             law = "overlaps the tensor before it" if spec.start < end else "leaves a hole before it"
-            raise HeaderError(f"{source}: tensor {spec.name!r} {law} (starts at {spec.start}, expected {end})")
+            raise HeaderError(f"{source}: tensor {spec.name[:200]!r} {law} (starts at {spec.start}, expected {end})")
         end += spec.size_bytes
     if end != file_size:
         raise HeaderError(f"{source} has {file_size} bytes but its header describes {end}: truncated or padded")
@@ -92,21 +94,32 @@ def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
+def _is_unicode(text: str) -> bool:
+    """JSON may escape half a surrogate pair, which UTF-8 cannot carry."""
+    return not any("\ud800" <= ch <= "\udfff" for ch in text)
+
+
 def _spec(name: str, entry: Any, data_start: int, source: str) -> TensorSpec:
     where = f"{source}: tensor {name[:200]!r}"
+    if not name.isprintable():
+        raise HeaderError(f"{where} has a name that cannot be printed")
     if not isinstance(entry, dict) or set(entry) != {"dtype", "shape", "data_offsets"}:
         raise HeaderError(f"{where} needs exactly dtype, shape and data_offsets")
     dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
-    if dtype not in ITEM_BYTES:
-        raise HeaderError(f"{where} has dtype {dtype!r}; known are {', '.join(ITEM_BYTES)}")
-    sizes_ok = isinstance(shape, list) and all(type(n) is int and 0 <= n < 2**48 for n in shape) and len(shape) <= 16
-    offsets_ok = isinstance(offsets, list) and len(offsets) == 2 and all(type(n) is int and n >= 0 for n in offsets)
-    if not sizes_ok or not offsets_ok:
-        raise HeaderError(f"{where} has shape {shape!r} and offsets {offsets!r}; both are lists of integers ≥ 0")
+    if not isinstance(dtype, str) or dtype not in ITEM_BYTES:
+        raise HeaderError(f"{where} has dtype {repr(dtype)[:100]}; known are {', '.join(ITEM_BYTES)}")
+    if not _are_sizes(shape, 16) or not _are_sizes(offsets, 2) or len(offsets) != 2:
+        given = f"shape {repr(shape)[:100]} and offsets {repr(offsets)[:100]}"
+        raise HeaderError(f"{where} has {given}; both are short lists of integers from 0 to 2⁴⁸")
     size = prod(shape) * ITEM_BYTES[dtype]
     if offsets[1] - offsets[0] != size:
         raise HeaderError(f"{where} {dtype}{shape} needs {size} bytes, its offsets give {offsets[1] - offsets[0]}")
     return TensorSpec(name, dtype, tuple(shape), "", data_start + offsets[0], size)
+
+
+def _are_sizes(value: Any, most: int) -> bool:
+    """Whether a value is a list of at most `most` sizes or places in a file."""
+    return isinstance(value, list) and len(value) <= most and all(type(n) is int and 0 <= n <= 2**48 for n in value)
 
 
 def read_index(text: str, *, source: str) -> dict[str, str]:
@@ -116,9 +129,11 @@ def read_index(text: str, *, source: str) -> dict[str, str]:
         pairs = {str(k): str(v) for k, v in weight_map.items()}
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise HeaderError(f"{source} has no usable weight_map: {error}") from None
+    if not pairs:
+        raise HeaderError(f"{source} lists no tensors")
     for file in set(pairs.values()):
-        if "/" in file or "\\" in file or not file.endswith(".safetensors") or file.startswith("."):
-            raise HeaderError(f"{source} names the shard {file!r}; shards are plain *.safetensors file names")
+        if not SHARD.fullmatch(file):
+            raise HeaderError(f"{source} names the shard {file[:200]!r}; shards are plain *.safetensors file names")
     return pairs
 
 
@@ -134,7 +149,7 @@ class Checkpoint(Mapping[str, TensorSpec]):
             tensors, self.metadata[file] = read_header(folder / file)
             for spec in tensors.values():
                 if spec.name in self.tensors:
-                    raise HeaderError(f"{folder}: tensor {spec.name!r} is in {self.tensors[spec.name].file} and {file}")
+                    raise HeaderError(f"{folder}: tensor {spec.name[:200]!r} is in {self.tensors[spec.name].file} and {file}")
                 self.tensors[spec.name] = TensorSpec(**{**vars(spec), "file": file})
 
     @classmethod
@@ -144,11 +159,11 @@ class Checkpoint(Mapping[str, TensorSpec]):
         if (folder / name).is_file():
             return cls(folder, [name])
         if index.is_file():
-            weight_map = read_index(index.read_text(), source=str(index))
+            weight_map = read_index(_read_text(index), source=str(index))
             checkpoint = cls(folder, sorted(set(weight_map.values())))
             lost = sorted(set(weight_map) - set(checkpoint.tensors))
             if lost:
-                raise HeaderError(f"{index} lists {len(lost)} tensors that no shard has: {', '.join(lost[:5])}")
+                raise HeaderError(f"{index} lists {len(lost)} tensors that no shard has: {', '.join(name[:200] for name in lost[:5])}")
             return checkpoint
         raise WeightsError(f"{folder} has neither {name} nor {name}.index.json: save it with safetensors")
 
@@ -182,6 +197,13 @@ class Checkpoint(Mapping[str, TensorSpec]):
                 self._maps[spec.file], dtype=dtype, count=spec.size_bytes // item, offset=spec.start
             )
         return flat.reshape(spec.shape)
+
+
+def _read_text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise HeaderError(f"cannot read {path}: {error}") from None
 
 
 def read_header(path: Path) -> tuple[dict[str, TensorSpec], dict[str, str]]:

@@ -7,7 +7,7 @@ float32; the rows of a tensor are those of its first axis, a tensor without axes
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -47,8 +47,8 @@ class Deltas:
         self.targets: dict[str, Target] = {}
         if source.relation == "adapter":
             self.files = Checkpoint.open(source.folder, "adapter_model.safetensors")
-            names = _memory_names(base_folder)
-            self.targets = plan_adapter(read_lora_config(source.folder), self.files, base, names)
+            memory = partial(base_memory_names, base_folder)
+            self.targets = plan_adapter(read_lora_config(source.folder), self.files, base, memory)
             self.names = {name: target.saved or name for name, target in self.targets.items()}
         else:
             self.files = Checkpoint.open(source.folder)
@@ -98,10 +98,7 @@ def row_blocks(shape: tuple[int, ...], budget: int) -> list[tuple[int, int]]:
     return [(start, min(start + step, shape[0])) for start in range(0, shape[0], step)]
 
 
-def _memory_names(base_folder: Path):  # type: ignore[no-untyped-def]
-    return lambda: _cached_memory_names(base_folder)
-
-
 @lru_cache(maxsize=4)
-def _cached_memory_names(base_folder: Path) -> dict[str, list[str]]:
+def base_memory_names(base_folder: Path) -> dict[str, list[str]]:
+    """`memory_names` of the checkpoint in a folder, worked out once for all adapters of a round."""
     return memory_names(base_folder, tuple(Checkpoint.open(base_folder)))
