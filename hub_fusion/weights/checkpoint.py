@@ -31,7 +31,7 @@ TORCH_NAMES = {
     "U16": "uint16", "F16": "float16", "BF16": "bfloat16", "I32": "int32", "U32": "uint32", "F32": "float32",
     "F64": "float64", "I64": "int64", "U64": "uint64", "C64": "complex64",
 }  # fmt: skip
-MAX_HEADER_BYTES = 100_000_000  # the format's own limit
+MAX_HEADER_BYTES = 25_000_000  # 200,000 tensors; the format allows 100 MB, which a stranger can make 2 GB of objects of
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 SHARD = re.compile(r"\w[\w. +=@-]{0,200}\.safetensors")
@@ -131,6 +131,9 @@ def read_index(text: str, *, source: str) -> dict[str, str]:
         raise HeaderError(f"{source} has no usable weight_map: {error}") from None
     if not pairs:
         raise HeaderError(f"{source} lists no tensors")
+    strange = next((name for name in pairs if not name.isprintable()), None)
+    if strange is not None:
+        raise HeaderError(f"{source} names the tensor {strange[:200]!r}, which cannot be printed")
     for file in set(pairs.values()):
         if not SHARD.fullmatch(file):
             raise HeaderError(f"{source} names the shard {file[:200]!r}; shards are plain *.safetensors file names")

@@ -62,7 +62,8 @@ def prepare(out: Path, base: Checkpoint, layout: dict[str, list[TensorSpec]]) ->
 def write(out: Path, spec: TensorSpec, data: memoryview, offset_bytes: int = 0) -> None:
     """Put bytes of one tensor (from `offset_bytes` within it) in their place."""
     with (out / f"{spec.file}.partial").open("r+b") as handle:
-        os.pwrite(handle.fileno(), data, spec.start + offset_bytes)
+        handle.seek(spec.start + offset_bytes)
+        handle.write(data)
 
 
 def finish(out: Path, layout: dict[str, list[TensorSpec]]) -> dict[str, str]:
