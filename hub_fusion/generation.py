@@ -7,12 +7,15 @@ and run again: the same contributions give the same bytes, and a generation is p
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import fcntl
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from hub_fusion.contributions.discover import choose, discover, due
+from hub_fusion.contributions.discover import EPOCH, choose, discover, due
 from hub_fusion.contributions.filters import QUIET, Circumstances, filter_contributions
 from hub_fusion.contributions.origin import Generations, resolve_origin
 from hub_fusion.contributions.screen import Screened, screen
@@ -35,6 +38,7 @@ if TYPE_CHECKING:
     from hub_fusion.weights.compute import Compute
 
 Say = Callable[[str], None]
+RECORDS = ("fusion/*",)
 LOADABLE = ("*.json", "*.txt", "*.model", "*.safetensors", "*.jinja")  # what from_pretrained needs of a generation
 
 
@@ -60,11 +64,15 @@ def run_generation(
     `work` is a folder for downloads, candidates and cached measurements; it may be deleted between rounds. When
     somebody else publishes first the round starts over, once. Raises HubFusionError.
     """
-    try:
+    require_tasks(recipe)
+    if dry_run:
         return _round(recipe, hub, compute, work, say, dry_run)
-    except PublishConflict as error:
-        say(f"{error}; starting over")
-        return _round(recipe, hub, compute, work, say, dry_run)
+    with alone(work, say):
+        try:
+            return _round(recipe, hub, compute, work, say, dry_run)
+        except PublishConflict as error:
+            say(f"{error}; starting over")
+            return _round(recipe, hub, compute, work, say, dry_run)
 
 
 def _round(recipe: Recipe, hub: Hub, compute: Compute, work: Path, say: Say, dry_run: bool) -> Outcome:
@@ -74,7 +82,9 @@ def _round(recipe: Recipe, hub: Hub, compute: Compute, work: Path, say: Say, dry
     chosen = choose(queue, recipe.round)
     reason = due(queue, recipe.round, now())
     id = round_id(recipe, state, [c.sha for c in chosen])
-    known = any(attempt.id == id for attempt in (*read_status(hub, state).rejected, *state.index.entries))
+    before = [attempt for attempt in read_status(hub, state).rejected if attempt.id == id]
+    known = bool(before) or any(entry.id == id for entry in state.index.entries)
+    refusals += [refusal for attempt in before for refusal in attempt.refusals if refusal.stage == "screen"]
     if dry_run or known or reason is None:
         if not dry_run:
             tell_queue(hub, state, queue, refusals)
@@ -110,11 +120,13 @@ def screen_round(
 ) -> tuple[Path, Screened]:
     """The folder of the newest generation, and what of the chosen contributions passes the screen, spooled in `work`."""
     generations = Generations.of(hub, recipe.base)
+    if not generations.commits:  # nobody has tagged the root yet: a stage that runs alone does not
+        generations = Generations(((0, state.revision, EPOCH),), {state.revision: 0})
     chosen = [resolve_origin(c, generations, hub) for c in chosen]
-    needed = sorted({state.generation, *(c.generation or 0 for c in chosen)})
-    folders = {n: hub.snapshot(recipe.base, generations.revision(n), LOADABLE) for n in needed}
+    needed = sorted({c.generation or 0 for c in chosen})
+    folders = {n: hub.snapshot(recipe.base, generations.revision(n), LOADABLE, RECORDS) for n in needed}
     spool = Spool(work / "spool", recipe.screen.spool_bytes)
-    base = folders[state.generation]
+    base = hub.snapshot(recipe.base, state.head, LOADABLE, RECORDS)  # its weights, with the configuration of today
     return base, screen(hub, chosen, recipe, base, folders, spool, compute, say)
 
 
@@ -123,9 +135,7 @@ def finish_round(
     refusals: list[Refusal], id: str, work: Path, clock: Clock, say: Say, *, dry_run: bool = False,
 ) -> Outcome:  # fmt: skip
     """Fuse, measure, judge and publish what passed the screen. `dry_run` stops before the Hub is changed."""
-    if recipe.gate.require_tasks and not recipe.evaluate.tasks:
-        raise RecipeError("evaluate.tasks is empty, so nothing says whether the result is a better base: "
-                          "name held-out tasks, or set gate.require_tasks: false to publish unmeasured")  # fmt: skip
+    require_tasks(recipe)
     report, verdict, parent, candidate = best_step(recipe, compute, state, base, screened, work, clock, say)
     record = Attempt(
         id=id, status="rejected", base=recipe.base, root=recipe.root or state.index.root, created_at=now(),
@@ -144,10 +154,10 @@ def finish_round(
     if dry_run:
         return Outcome("planned", verdict.reason, generation=state.generation, record=generation, **done)
     say(f"publishing {generation.tag}")
-    rejected = read_status(hub, state).rejected
+    rejected = tuple(attempt for attempt in read_status(hub, state).rejected if attempt.id != id)
     revision = publish(hub, state, work / "candidate", generation, rejected, license=recipe.publish.license,
                        keep_formats=recipe.publish.keep_formats)  # fmt: skip
-    tell_published(hub, state, generation)
+    tell_published(hub, state, generation, rejected)
     Spool(work / "spool", recipe.screen.spool_bytes).empty()
     return Outcome("published", verdict.reason, generation=generation.generation, record=generation,
                    revision=revision, **done)  # fmt: skip
@@ -164,7 +174,8 @@ def best_step(
     with clock("evaluate"):
         parent = measure(base, recipe.evaluate, weights_sha256=folder_sha256(base), cache=cache, device=compute.device,
                          progress=say)  # fmt: skip
-    best = best_so_far(state.index, parent.scores, recipe.gate)
+    best = best_so_far(state.index, parent.scores, recipe.gate) if parent.scores.means else None
+    shutil.rmtree(work / "candidate", ignore_errors=True)  # a killed round may have left anything there
     tried: list[tuple[float, float]] = []
     for step in recipe.merge.steps:
         say(f"fusing {len(screened.sources)} contributions, step {step:g}")
@@ -181,6 +192,26 @@ def best_step(
         if verdict.accepted:
             break
     return report, verdict.model_copy(update={"tried": tuple(tried)}), parent, candidate
+
+
+def require_tasks(recipe: Recipe) -> None:
+    """Raise RecipeError if nothing would be measured although the recipe does not say that this is meant."""
+    if recipe.gate.require_tasks and not recipe.evaluate.tasks:
+        raise RecipeError("evaluate.tasks is empty, so nothing says whether the result is a better base: "
+                          "name held-out tasks, or set gate.require_tasks: false to publish unmeasured")  # fmt: skip
+
+
+@contextmanager
+def alone(work: Path, say: Say) -> Iterator[None]:
+    """One round at a time in a work folder: others wait here. The lock ends with the process, however it ends."""
+    work.mkdir(parents=True, exist_ok=True)
+    with (work / "lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            say(f"another round is running in {work}; waiting for it (--work names another folder)")
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def _too_few(ready: int, recipe: Recipe) -> str:

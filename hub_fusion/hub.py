@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import random
+import re
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -28,16 +29,18 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 RETRIES = 4
+COMMIT = re.compile("[0-9a-f]{40}")
 LIST_FIELDS = ["author", "cardData", "createdAt", "disabled", "gated", "lastModified", "private", "sha", "siblings", "tags"]
 
 
 @dataclass(frozen=True)
 class FileInfo:
-    """A file of a repository at a commit; `sha256` is known for LFS files only."""
+    """A file of a repository at a commit; `sha256` is known for LFS files only, `oid` is git's name of the contents."""
 
     path: str
     size: int
     sha256: str | None
+    oid: str = ""
 
 
 @dataclass(frozen=True)
@@ -118,11 +121,16 @@ class Hub:
         found = {}
         for entry in tree:
             if hasattr(entry, "size") and entry.__class__.__name__ == "RepoFile":
-                found[entry.path] = FileInfo(entry.path, entry.size, entry.lfs.sha256 if entry.lfs else None)
+                found[entry.path] = FileInfo(entry.path, entry.size, entry.lfs.sha256 if entry.lfs else None, entry.blob_id)
         return found
 
     def read_text(self, repo: str, path: str, *, revision: str = "main", max_bytes: int = 20_000_000) -> str:
-        """A small text file. Raises RepoMissing if it is not there, HubError if it is larger than `max_bytes`."""
+        """A small text file. Raises RepoMissing if it is not there, HubError if it is larger than `max_bytes`.
+
+        A branch or tag is resolved first: offline, the client would answer with whatever it saw there last.
+        """
+        if not COMMIT.fullmatch(revision):
+            revision = self.resolve(repo, revision)
         local = Path(self._read(lambda: self._download(repo, path, revision), repo, revision, path))
         if local.stat().st_size > max_bytes:
             raise HubError(f"{repo}/{path} has {local.stat().st_size} bytes, more than the {max_bytes} expected of it")
@@ -132,10 +140,16 @@ class Hub:
         """Fetch one file (resumed, hash-checked by the caller) into `folder`, or into the cache."""
         return Path(self._read(lambda: self._download(repo, path, revision, folder), repo, revision, path))
 
-    def snapshot(self, repo: str, revision: str, patterns: Sequence[str] | None = None) -> Path:
-        """A folder with the repository's files at a revision, from the cache where possible."""
+    def snapshot(
+        self, repo: str, revision: str, patterns: Sequence[str] | None = None, leave: Sequence[str] | None = None
+    ) -> Path:
+        """A folder with the repository's files at a revision, but for those to `leave`; from the cache where possible."""
         fetch = lambda: self.api.snapshot_download(  # noqa: E731
-            repo, revision=revision, allow_patterns=list(patterns) if patterns else None, cache_dir=self.cache_dir
+            repo,
+            revision=revision,
+            allow_patterns=list(patterns) if patterns else None,
+            ignore_patterns=list(leave) if leave else None,
+            cache_dir=self.cache_dir,
         )
         return Path(self._read(fetch, repo, revision))
 

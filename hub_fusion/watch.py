@@ -1,8 +1,8 @@
 """Wait for contributions; one generation at a time; stop cleanly.
 
 The watcher keeps nothing but caches: it can be killed anywhere and started on another machine. An unreachable Hub is
-waited for with growing pauses; any other error of a round is told and tried again at the next look. Not covered:
-webhooks, and incremental listing (every look lists all children of the base).
+waited for with growing pauses; any other error of a round is told and tried again at the next look, but for a mistake
+in the recipe, which ends the watch. Not covered: webhooks, and incremental listing (every look lists all children of the base).
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hub_fusion.errors import HubFusionError, HubUnreachable
+from hub_fusion.errors import HubFusionError, HubUnreachable, RecipeError
 from hub_fusion.generation import Outcome, run_generation
 from hub_fusion.hub import Hub
 from hub_fusion.recipe import Recipe
@@ -52,10 +52,10 @@ def watch(
             except HubUnreachable as error:
                 if once:
                     raise
-                pause = min(max(pause, interval) * 2, MAX_PAUSE_S)
+                pause = max(min(max(pause, interval) * 2, MAX_PAUSE_S), interval)
                 say(f"{error}; looking again in {pause:.0f} s")
             except HubFusionError as error:
-                if once:
+                if once or isinstance(error, RecipeError):
                     raise
                 pause = interval
                 say(f"this round failed: {error}; looking again in {pause:.0f} s")
@@ -74,6 +74,7 @@ def _stop_on_sigterm(wake: threading.Event) -> Callable[[], None]:
 
     def handle(number: int, frame: object) -> None:
         wake.set()
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # it is stopping: a second one must not tear that
         raise Stopped
 
     old = signal.signal(signal.SIGTERM, handle)

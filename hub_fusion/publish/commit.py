@@ -17,6 +17,7 @@ from hub_fusion.publish.card import render_card
 from hub_fusion.publish.lineage import INDEX_PATH, append
 from hub_fusion.publish.state import BaseState, read_record, record_path
 from hub_fusion.records import Attempt, Generation, Index
+from hub_fusion.weights.checkpoint import INDEX
 
 if TYPE_CHECKING:
     from hub_fusion.hub import Operation
@@ -57,17 +58,17 @@ def plan_commit(
     candidate: Path, record: Generation, index: Index, rejected: tuple[Attempt, ...], card: str,
     there: Mapping[str, FileInfo], *, keep_formats: bool = False,
 ) -> list[Operation]:  # fmt: skip
-    """What the commit does: weights and side files of the candidate folder, card, records; stale weight files go.
+    """What the commit does: the candidate's weights, card and records come, stale weight files go.
 
-    `there` are the files of the head it is made on.
+    `there` are the files of the head it is made on. Configuration and tokenizer are as they are there already.
     """
     from huggingface_hub import CommitOperationAdd, CommitOperationDelete
 
-    files = {path.name: path for path in sorted(candidate.iterdir()) if path.is_file()}
+    files = {path.name: path for path in sorted(candidate.iterdir()) if path.name in record.weights or path.name == INDEX}
     texts = {CARD: card, record_path(record.generation): record.to_json(indent=1) + "\n",
              INDEX_PATH: index.to_json(indent=1) + "\n", RECIPE_PATH: record.recipe}  # fmt: skip
     texts |= {f"fusion/attempts/{a.id}.json": a.to_json(indent=1) + "\n" for a in rejected}
-    adds = [CommitOperationAdd(name, path) for name, path in files.items() if name not in texts]
+    adds = [CommitOperationAdd(name, path) for name, path in files.items()]
     adds += [CommitOperationAdd(path, text.encode()) for path, text in texts.items()]
     old_shards = [p for p in there if "/" not in p and p.endswith((".safetensors", ".safetensors.index.json"))]
     stale = [] if keep_formats else [p for p in there if p.lower().endswith(STALE) and not p.startswith("fusion/")]
@@ -79,19 +80,26 @@ def publish(
     hub: Hub, state: BaseState, candidate: Path, record: Generation, rejected: tuple[Attempt, ...], *,
     license: str | None = None, keep_formats: bool = False,
 ) -> str:  # fmt: skip
-    """Commit and tag a generation; gives its commit. Raises PublishConflict where the round must start over."""
+    """Commit and tag a generation; gives its commit.
+
+    Raises PublishConflict where the round must start over, HubConflict if somebody took the tag.
+    """
     index = lineage_with(state, record, rejected)
+    tag = f"gen-{record.generation}"
     head = state.head
     for _ in range(TRIES):
         there = hub.files(state.repo, head)
         card = _card(hub, state, record, index, head, there, license)
         operations = plan_commit(candidate, record, index, rejected, card, there, keep_formats=keep_formats)
+        taken = hub.tags(state.repo).get(tag)
+        if taken and hub.branches(state.repo)["main"] == head:  # else it is on a generation that came in between
+            raise HubConflict(f"{state.repo} has a tag {tag} already, on {taken[:8]}, which is no generation: delete it")
         try:
             revision = hub.commit(state.repo, operations, _title(record), description=_credits(record), parent=head)
         except HubConflict:
             head = _next_head(hub, state, head)
             continue
-        hub.tag(state.repo, f"gen-{record.generation}", revision, f"Generation {record.generation}")
+        hub.tag(state.repo, tag, revision, f"Generation {record.generation}")
         return revision
     raise PublishConflict(f"{state.repo} keeps moving; the round starts over")
 
@@ -102,9 +110,9 @@ def _next_head(hub: Hub, state: BaseState, head: str) -> str:
     if moved == head:
         raise HubError(f"{state.repo} refuses a commit on {head[:8]}, although main is there")
 
-    def decisive(revision: str) -> dict[str, tuple[int, str | None]]:
+    def decisive(revision: str) -> dict[str, str]:
         files = hub.files(state.repo, revision)
-        return {path: (f.size, f.sha256) for path, f in files.items() if path not in (CARD, ".gitattributes")}
+        return {path: file.oid for path, file in files.items() if path not in (CARD, ".gitattributes")}
 
     if decisive(moved) != decisive(state.head):
         raise PublishConflict(f"{state.repo} moved from {state.head[:8]} to {moved[:8]} while the round ran")

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from hub_fusion.errors import HubError, RecordError, RepoMissing
+from hub_fusion.errors import HubConflict, HubError, RecordError, RepoMissing
 from hub_fusion.publish.lineage import INDEX_PATH, read_lineage, root_index
 from hub_fusion.records import Generation, Index, IndexEntry, now
 
@@ -51,23 +51,28 @@ def record_path(generation: int) -> str:
 def open_base(hub: Hub, repo: str, root: str | None = None, *, mend: bool = True) -> BaseState:
     """Read the base and, unless `mend` is false, tag what lacks its tag: the root, a generation whose publisher was killed.
 
-    Raises RepoMissing if there is no such repository, RecordError for a lineage that cannot be continued.
+    Raises RepoMissing if there is no such repository, RecordError for a lineage that cannot be continued, HubConflict
+    for tags and weights that did not come from the loop.
     """
+    revisions = _generation_tags(hub, repo)  # before the head: whatever is tagged here is on the main that is read next
     branches = hub.branches(repo)
     if "main" not in branches:
         raise RepoMissing(f"{repo} has no branch main on {hub.endpoint}")
     head = branches["main"]
-    revisions = _generation_tags(hub, repo)
     try:
         index = read_lineage(hub, repo, head)
     except RepoMissing:
         if set(revisions) - {0}:
-            raise RecordError(f"{repo} has tags {sorted(revisions)} but no {INDEX_PATH} on main: restore it") from None
+            names = ", ".join(f"gen-{n}" for n in sorted(revisions) if n)
+            raise HubConflict(
+                f"{repo} has tags of generations ({names}) but no {INDEX_PATH} on main: restore it, or delete the tags"
+            ) from None
         if 0 not in revisions:
             _check_root(hub, repo, head)
             if mend:
                 hub.tag(repo, "gen-0", head, "The root: weights from before the first fuse")
             revisions[0] = head
+        _check_weights(hub, repo, 0, revisions[0], head)
         return BaseState(repo, head, root_index(repo, root, revisions[0], now()), revisions, True)
     for entry in index.generations:
         number = entry.generation or 0
@@ -77,6 +82,12 @@ def open_base(hub: Hub, repo: str, root: str | None = None, *, mend: bool = True
                 hub.tag(repo, f"gen-{number}", revisions[number], f"Generation {number}")
     if not index.generations or index.generations[-1].generation not in revisions:
         raise RecordError(f"{repo}/{INDEX_PATH} lists no generation: restore it from an earlier commit")
+    newest = index.generations[-1].generation or 0
+    foreign = {n: sha for n, sha in revisions.items() if n > newest}
+    if foreign:
+        names = ", ".join(f"gen-{n} on {sha[:8]}" for n, sha in sorted(foreign.items()))
+        raise HubConflict(f"{repo} is at gen-{newest} but has tags of later generations ({names}): delete them")
+    _check_weights(hub, repo, newest, revisions[newest], head)
     return BaseState(repo, head, index, revisions, False)
 
 
@@ -105,6 +116,22 @@ def _check_root(hub: Hub, repo: str, head: str) -> None:
     names = set(hub.files(repo, head))
     if not names & {"model.safetensors", "model.safetensors.index.json"}:
         raise HubError(f"{repo} has no model.safetensors on main: upload the root's weights and config.json first")
+
+
+def _check_weights(hub: Hub, repo: str, generation: int, revision: str, head: str) -> None:
+    """HubConflict if somebody put other weights on main: fusing onto the generation would silently undo that."""
+    if revision == head:
+        return
+
+    def weights(commit: str) -> dict[str, str]:
+        files = hub.files(repo, commit).items()
+        return {path: file.oid for path, file in files if "/" not in path and ".safetensors" in path}
+
+    if weights(revision) != weights(head):
+        raise HubConflict(
+            f"main of {repo} does not have the weights of gen-{generation} ({revision[:8]}) but others ({head[:8]}): "
+            "restore them, or make the new weights a repository of their own"
+        )
 
 
 def _commit_of(hub: Hub, repo: str, generation: int) -> str:

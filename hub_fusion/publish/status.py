@@ -47,15 +47,15 @@ def tell_rejected(hub: Hub, state: BaseState, record: Attempt) -> None:
 
     def change(status: Status) -> Status:
         others = tuple(a for a in status.rejected if a.id != record.id)
-        update = {"rejected": (*others, record), "generation": state.generation, "queue": (), "last_error": None}
-        return status.model_copy(update=update)
+        update = {"rejected": (*others, record), "generation": state.generation, "refusals": record.refusals}
+        return status.model_copy(update=update | {"queue": (), "last_error": None})
 
     _write(hub, state, change)
 
 
-def tell_published(hub: Hub, state: BaseState, record: Generation) -> None:
-    """A new generation: the attempts rejected before it are on main now."""
-    told = {a.id for a in read_status(hub, state).rejected}
+def tell_published(hub: Hub, state: BaseState, record: Generation, rejected: Sequence[Attempt]) -> None:
+    """A new generation; the attempts `rejected` before it are on main now."""
+    told = {a.id for a in rejected}
 
     def change(status: Status) -> Status:
         later = tuple(a for a in status.rejected if a.id not in told)

@@ -1,0 +1,52 @@
+"""Worlds for the loop's tests: prepared once, copied for every test."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from .world import World, opened, prepare, write_task
+
+
+@pytest.fixture(scope="session", autouse=True)
+def without_bars() -> None:
+    """The client draws its bars whoever is looking; a failed test should be readable."""
+    from huggingface_hub.utils import disable_progress_bars
+
+    disable_progress_bars()
+
+
+@pytest.fixture(scope="session")
+def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A Hub's folder with a base to which nobody has contributed."""
+    prepare(store := tmp_path_factory.mktemp("empty") / "store", store.parent, contributions=False)
+    return store
+
+
+@pytest.fixture(scope="session")
+def ready_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A Hub's folder with a base and five contributions."""
+    prepare(store := tmp_path_factory.mktemp("ready") / "store", store.parent, contributions=True)
+    return store
+
+
+@pytest.fixture
+def empty(empty_store: Path, tmp_path: Path) -> Iterator[World]:
+    """A world in which nobody has contributed yet."""
+    with opened(empty_store, tmp_path) as world:
+        yield world
+
+
+@pytest.fixture
+def ready(ready_store: Path, tmp_path: Path) -> Iterator[World]:
+    """A world with five contributions: the next round is due."""
+    with opened(ready_store, tmp_path) as world:
+        yield world
+
+
+@pytest.fixture(scope="session")
+def task(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A held-out task."""
+    return write_task(tmp_path_factory.mktemp("tasks") / "quadrants")
