@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import tempfile
 import time
 from contextlib import ExitStack
@@ -26,7 +25,6 @@ def demo(
     from hub_fusion.demo import run as play
 
     quiet_bars()
-    os.environ.setdefault("OMP_NUM_THREADS", "1")  # models this small: threads would only wait for each other
     with ExitStack() as stack:
         folder = root or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="hub-fusion-demo-")))
         folder.mkdir(parents=True, exist_ok=True)
@@ -64,10 +62,12 @@ def show(found: dict[str, Any], root: Path | None) -> None:
         return f"{s['mean']:.3f} [{s['low']:.3f}, {s['high']:.3f}]" if s else "–"
 
     rows = [[g["tag"], score(g["scores"], "fewshot"), score(g["scores"], "probe"), str(len(g["contributions"])),
-             ", ".join(sorted(r["code"] for r in g["refusals"]))] for g in found["generations"]]  # fmt: skip
-    rows += [[name.replace("_", " "), score(scores, "fewshot"), score(scores, "probe"), "", "control"]
+             str(len(g["refusals"]))] for g in found["generations"]]  # fmt: skip
+    names = {"long_finetune": "best long finetune", "random_deltas": "random deltas"}
+    rows += [[names[name], score(scores, "fewshot"), score(scores, "probe"), "", ""]
              for name, scores in found["controls"].items()]  # fmt: skip
-    print_table(f"{found['base']}: accuracy on digits nobody trained on", ["", "few-shot (30 examples)", "probe", "fused", "refused"], rows)
+    columns = ["", "few-shot (30 examples)", "linear probe", "fused", "refused"]
+    print_table(f"{found['base']}: accuracy on digits nobody trained on", columns, rows)
     last = found["generations"][-1]
     if last["refusals"]:
         print_table(f"refused in {last['tag']}", ["repository", "code", "why", "fix"],

@@ -10,15 +10,19 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import suppress
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import yaml
 
 from hub_fusion.contribute.upload import publish_contribution
 from hub_fusion.demo.digits import CONTRIBUTORS, EVALUATE, TASK_NAME, write_root, write_task
 from hub_fusion.demo.hostile import HOSTILE
-from hub_fusion.demo.training import finetune, long_finetune, random_walk
+from hub_fusion.demo.training import finetune, long_finetune, one_thread, random_walk
+from hub_fusion.errors import HubError, RepoMissing
 from hub_fusion.evaluate.suite import measure
 from hub_fusion.generation import LOADABLE, run_generation
 from hub_fusion.hub import Hub
@@ -73,8 +77,6 @@ def local_stage(url: str, root: Path, cache: Path) -> Stage:
 
 def remote_stage(endpoint: str, cache: Path) -> Stage:
     """One account on any Hub, the real one included: a private repository for each contributor."""
-    from hub_fusion.errors import HubError
-
     hub = Hub(endpoint, cache_dir=cache)
     account = hub.account()
     if account is None:
@@ -86,10 +88,6 @@ def remote_stage(endpoint: str, cache: Path) -> Stage:
 
 def clean(stage: Stage) -> None:
     """Delete every repository of the demo."""
-    from contextlib import suppress
-
-    from hub_fusion.errors import RepoMissing
-
     for repo in (stage.base, *stage.repos.values()):
         with suppress(RepoMissing):
             stage.maintainer.delete_repo(repo)
@@ -98,8 +96,14 @@ def clean(stage: Stage) -> None:
 def run_demo(stage: Stage, compute: Compute, *, generations: int, work: Path, say: Say) -> tuple[dict[str, Any], bool]:
     """Grow the base to gen-`generations`; gives what the Hub then says (see `report`) and whether it got there.
 
-    A base that has generations already is continued. After 2 × `generations` attempts it gives up.
+    A base that has generations already is continued. After 2 × `generations` attempts it gives up. Everything runs in
+    one thread: models this small gain nothing from two, and on a busy machine lose much.
     """
+    with one_thread():
+        return _run_demo(stage, compute, generations, work, say)
+
+
+def _run_demo(stage: Stage, compute: Compute, generations: int, work: Path, say: Say) -> tuple[dict[str, Any], bool]:
     began = time.monotonic()
     recipe = write_recipe(stage, work)
     plant(stage, work)
@@ -131,8 +135,6 @@ def write_recipe(stage: Stage, work: Path) -> Recipe:
     if stage.private:  # everything belongs to one account: name it, allow it, and count repositories, not accounts
         data["contributions"] = {"include": list(stage.repos.values()), "own": True, "private": True}
         data["merge"] = {"vote": "contribution"}
-    import yaml
-
     (work / "recipe.yaml").write_text(yaml.safe_dump(data, sort_keys=False))
     return Recipe.load(work / "recipe.yaml")
 
@@ -146,7 +148,7 @@ def plant(stage: Stage, work: Path) -> None:
     if "model.safetensors" in hub.files(stage.base, "main"):
         return
     write_root(work / "root")
-    files = [CommitOperationAdd(p.name, p) for p in sorted((work / "root").iterdir()) if p.suffix in (".json", ".safetensors")]
+    files = [CommitOperationAdd(path.name, path) for path in sorted((work / "root").iterdir())]
     hub.commit(stage.base, [*files, CommitOperationAdd("README.md", CARD.encode())], "The root")
 
 
@@ -205,26 +207,25 @@ def _report_scores(measured: IndexEntry | Scores) -> dict[str, dict[str, float]]
 
 
 def controls(stage: Stage, recipe: Recipe, state: BaseState, compute: Compute, work: Path) -> dict[str, Any]:
-    """The same effort spent otherwise: one long finetune of the root, and random steps as long as the real ones."""
+    """The same effort spent otherwise: the best of seven long finetunes, and random steps as long as the real ones."""
     hub = stage.maintainer
     folders = [hub.snapshot(stage.base, state.revisions[n], LOADABLE) for n in sorted(state.revisions)]
     if len(folders) < 2:
         return {}
-    norms = [_distance(a, b) for a, b in zip(folders, folders[1:], strict=False)]
-    found = {}
-    with ExitStack() as stack:
-        for name in ("long_finetune", "random_deltas"):
-            out = work / "controls" / name
-            shutil.rmtree(out, ignore_errors=True)
-            stack.callback(shutil.rmtree, out, ignore_errors=True)
-            if name == "long_finetune":
-                long_finetune(folders[0], CONTRIBUTORS[0], out, generations=len(norms), seed=0)
-            else:
-                random_walk(folders[0], out, norms=norms, seed=0)
-            scores = measure(out, recipe.evaluate, weights_sha256=folder_sha256(out), cache=work / "round" / "scores",
-                             device=compute.device).scores  # fmt: skip
-            found[name] = _report_scores(scores)
-    return found
+    out = work / "control"
+
+    def judged() -> dict[str, Any]:
+        scores = measure(out, recipe.evaluate, weights_sha256=folder_sha256(out), device=compute.device).scores
+        shutil.rmtree(out)
+        return _report_scores(scores)
+
+    shutil.rmtree(out, ignore_errors=True)
+    long = []
+    for contributor in CONTRIBUTORS:
+        long_finetune(folders[0], contributor, out, generations=len(folders) - 1, seed=0)
+        long.append({**judged(), "contributor": contributor.name})
+    random_walk(folders[0], out, norms=[_distance(a, b) for a, b in pairwise(folders)], seed=0)
+    return {"long_finetune": max(long, key=lambda s: s["fewshot"]["mean"]), "random_deltas": judged()}
 
 
 def _distance(a: Path, b: Path) -> float:
