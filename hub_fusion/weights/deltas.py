@@ -1,6 +1,6 @@
 """The task vector of one contribution, tensor by tensor and rows at a time, against the generation it started from.
 
-`Source` is a plain description (it travels between processes); `Deltas` is that source opened. All values are
+`Source` is a plain description (it travels between processes); `Deltas` is that source opened. All changes are
 float32; the rows of a tensor are those of its first axis, a tensor without axes counts as one row.
 """
 
@@ -50,9 +50,11 @@ class Deltas:
             memory = partial(base_memory_names, base_folder)
             self.targets = plan_adapter(read_lora_config(source.folder), self.files, base, memory)
             self.names = {name: target.saved or name for name, target in self.targets.items()}
+            self.used = {n for t in self.targets.values() for n in (t.a, t.b, t.saved) if n}
         else:
             self.files = Checkpoint.open(source.folder)
             self.names = match_names(base, self.files).names
+            self.used = set(self.names.values())
         self.new_tensors = {n for n in self.names if n not in self.origin}  # a head its generation was published without
 
     def takes_part(self, name: str) -> bool:
@@ -70,19 +72,21 @@ class Deltas:
         if name not in self.names:
             rows = (stop - start, *self.origin[name].shape[1:]) if self.origin[name].shape else (1,)
             return torch.zeros(rows, device=device)
-        if target is not None and not target.saved:
-            return delta_rows(self.files, target, start, stop, device)
+        product = delta_rows(self.files, target, start, stop, device) if target and target.a else None
+        if product is not None and target and not target.saved:
+            return product
         mine = rows_of(self.files, self.names[name], start, stop, device)
-        return mine.sub_(rows_of(self.origin, name, start, stop, device))
+        change = mine.sub(rows_of(self.origin, name, start, stop, device)).float()
+        return change if product is None else change.add_(product)
 
 
 def rows_of(checkpoint: Checkpoint, name: str, start: int, stop: int, device: str = "cpu") -> torch.Tensor:
-    """Rows [start, stop) of a stored tensor as float32; a copy, never a view of the file."""
+    """Rows [start, stop) of a stored tensor in float32 (float64 if it is stored so); a copy, never a view of the file."""
     import torch
 
     tensor = checkpoint.read(name)
     part = tensor.reshape(1) if tensor.dim() == 0 else tensor[start:stop]
-    return part.to(device=device, dtype=torch.float32, copy=True)
+    return part.to(device=device, dtype=torch.promote_types(tensor.dtype, torch.float32), copy=True)
 
 
 def row_blocks(shape: tuple[int, ...], budget: int) -> list[tuple[int, int]]:

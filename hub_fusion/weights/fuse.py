@@ -133,7 +133,7 @@ def describe(plan: FusePlan) -> dict[str, Any]:
     dropped = [n for n in base if plan.heads == "drop" and kind_of(n) == "task"]
     specs = [spec for file in writer.plan_layout(base, dropped, plan.dtype).values() for spec in file]
     largest_row = max((s.size_bytes // max(s.shape[0], 1) for s in specs if s.shape), default=0)
-    read = [sum(d.files[n].size_bytes for n in set(d.names.values()) if n in d.files) for d in opened]
+    read = [sum(d.files[n].size_bytes for n in d.used) for d in opened]
     return {
         "method": plan.method,
         "step": plan.step,

@@ -10,12 +10,12 @@ from hub_fusion.errors import HubError, MergeError
 from hub_fusion.weights.checkpoint import ITEM_BYTES
 from hub_fusion.weights.deltas import Source
 from hub_fusion.weights.fuse import FusePlan, FuseReport, fuse
+from hub_fusion.weights.remote import fetch_checkpoint
 
 if TYPE_CHECKING:
     from hub_fusion.hub import Hub
     from hub_fusion.weights.compute import Compute
 
-PATTERNS = ("*.json", "*.txt", "*.model", "*.safetensors", "*.jinja")
 DTYPES = {"fp32": "F32", "float32": "F32", "fp16": "F16", "float16": "F16", "bf16": "BF16", "bfloat16": "BF16"}
 
 
@@ -75,7 +75,7 @@ def checkpoint_folder(target: str, hub: Hub | None = None) -> Path:
         from hub_fusion.hub import Hub
 
         hub = Hub()
-    return hub.snapshot(repo, hub.resolve(repo, revision or "main"), PATTERNS)
+    return fetch_checkpoint(hub, repo, hub.resolve(repo, revision or "main"))
 
 
 def _key(target: str, folder: Path) -> str:

@@ -5,7 +5,7 @@ base has ``embeddings…``), adds its own head, leaves out buffers. `match_names
 alone, so headers are enough and no model is built. Tensors fall into three kinds:
 
 * body: must be there, is fused over all contributions;
-* shared (language-model heads, poolers): fused over the contributions that have them, else the base's stays;
+* shared (language-model heads, poolers, mask tokens): fused over the contributions that have them, else the base's stays;
 * task (classifiers and the like): never fused.
 
 Adapters name modules as they are in memory, which differs from the disk where transformers converts on loading:
@@ -61,7 +61,7 @@ def kind_of(name: str) -> Kind:
     parts = name.split(".")
     if parts[0] == "cls" or (len(parts) > 1 and parts[1] == "cls"):
         return "task" if "seq_relationship" in parts[:3] else "shared"
-    if parts[0] in SHARED_HEADS or "pooler" in parts[:3]:
+    if parts[0] in SHARED_HEADS or "pooler" in parts[:3] or parts[-1] == "mask_token":
         return "shared"
     return "task" if parts[0] in TASK_HEADS else "body"
 
@@ -77,11 +77,12 @@ def match_names(base: Mapping[str, TensorSpec], other: Mapping[str, TensorSpec])
     Raises MismatchError listing what is missing, unknown, of another shape or of a dtype that cannot be compared.
     """
     spelled = {_modern(name, other): name for name in other}
-    base_prefix, other_prefix = _prefixes(base, spelled)
+    ours = {name: _modern(name, base) for name in base}
+    base_prefix, other_prefix = _prefixes(ours.values(), spelled)
     names = {}
-    for name in base:
-        core = name.removeprefix(base_prefix)
-        candidate = other_prefix + core if name.startswith(base_prefix) else name
+    for name, modern in ours.items():
+        core = modern.removeprefix(base_prefix)
+        candidate = other_prefix + core if modern.startswith(base_prefix) else modern
         if candidate in spelled and kind_of(core) != "task":
             names[name] = spelled[candidate]
     body = {n for n in base if kind_of(n) == "body" and not is_buffer(n)}
@@ -111,7 +112,7 @@ def _check_shapes(base: Mapping[str, TensorSpec], other: Mapping[str, TensorSpec
         raise MismatchError("quantized", f"{len(dtypes)} tensors are stored in a dtype that cannot be compared ({detail})")
 
 
-def _prefixes(base: Mapping[str, TensorSpec], spelled: Mapping[str, str]) -> tuple[str, str]:
+def _prefixes(base: Iterable[str], spelled: Mapping[str, str]) -> tuple[str, str]:
     """The pair of prefixes (the base's, the contribution's) under which most names agree; none where that is as good."""
     body = [n for n in base if kind_of(n) == "body"]
     ours = ["", *_common_tops(body)]

@@ -7,6 +7,7 @@ the round is over. Not covered: streaming tensors from the Hub straight into a f
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import shutil
 from collections.abc import Iterable
@@ -18,6 +19,7 @@ from hub_fusion.weights.checkpoint import INDEX, SINGLE, TensorSpec, header_leng
 
 ADAPTER = "adapter_model.safetensors"
 ADAPTER_CONFIG = "adapter_config.json"
+SIDE_FILES = (".json", ".txt", ".model", ".jinja", ".tiktoken")  # configuration, tokenizer, processor
 FIRST_BYTES = 64 * 1024  # most headers fit: one request
 
 
@@ -62,6 +64,18 @@ def read_headers(hub: Hub, repo: str, sha: str, files: Iterable[str], sizes: dic
     return found
 
 
+def fetch_checkpoint(hub: Hub, repo: str, sha: str) -> Path:
+    """A folder with what from_pretrained needs of ``repo@sha``: its safetensors and the small files beside them.
+
+    Other weight formats, duplicates under other names, folders and records stay on the Hub. Raises WeightsError if
+    there is neither a checkpoint nor an adapter in safetensors.
+    """
+    files = hub.files(repo, sha)
+    names = [ADAPTER] if ADAPTER in files else weight_files(hub, repo, sha, files)
+    names += [path for path in files if "/" not in path and path.endswith(SIDE_FILES)]
+    return hub.snapshot(repo, sha, [glob.escape(name) for name in names])
+
+
 class Spool:
     """A bounded folder for one round's downloads. `limit_bytes` is what it may hold in all."""
 
@@ -71,7 +85,7 @@ class Spool:
     def fetch(self, hub: Hub, repo: str, sha: str, files: Iterable[FileInfo]) -> Path:
         """Download files of ``repo@sha``; gives their folder. Raises WeightsError if they do not fit or do not verify."""
         wanted = list(files)
-        place = self.folder / f"{repo.replace('/', '--')}--{sha}"
+        place = self.folder / _place(repo, sha)
         missing = [f for f in wanted if not (place / f.path).is_file() or (place / f.path).stat().st_size != f.size]
         need = sum(f.size for f in missing)
         used = sum(p.stat().st_size for p in self.folder.rglob("*") if p.is_file()) if self.folder.is_dir() else 0
@@ -93,13 +107,20 @@ class Spool:
                 raise WeightsError(f"{repo}@{sha[:8]}/{file.path} does not have the sha256 that the Hub gives for it")
         return place
 
-    def drop(self, folder: Path) -> None:
-        """Give one contribution's space back."""
-        shutil.rmtree(folder, ignore_errors=True)
+    def retain(self, keys: Iterable[str]) -> None:
+        """Give back the space of everything but these contributions (``repo@sha``): commits that have been replaced."""
+        wanted = {_place(*key.rsplit("@", 1)) for key in keys}
+        for folder in self.folder.iterdir() if self.folder.is_dir() else ():
+            if folder.name not in wanted:
+                shutil.rmtree(folder, ignore_errors=True)
 
     def empty(self) -> None:
         """Give all space back."""
         shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def _place(repo: str, sha: str) -> str:
+    return f"{repo.replace('/', '--')}--{sha}"
 
 
 def _sha256(path: Path) -> str:
