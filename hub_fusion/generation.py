@@ -31,15 +31,13 @@ from hub_fusion.publish.status import read_status, tell_published, tell_queue, t
 from hub_fusion.recipe import Recipe
 from hub_fusion.records import Attempt, Contribution, Generation, Refusal, Verdict, attempt_id, now
 from hub_fusion.weights.fuse import FusePlan, FuseReport, folder_sha256, fuse
-from hub_fusion.weights.remote import Spool
+from hub_fusion.weights.remote import Spool, fetch_checkpoint
 
 if TYPE_CHECKING:
     from hub_fusion.evaluate.scores import Measurement
     from hub_fusion.weights.compute import Compute
 
 Say = Callable[[str], None]
-RECORDS = ("fusion/*",)
-LOADABLE = ("*.json", "*.txt", "*.model", "*.safetensors", "*.jinja")  # what from_pretrained needs of a generation
 
 
 @dataclass(frozen=True)
@@ -124,9 +122,10 @@ def screen_round(
         generations = Generations(((0, state.revision, EPOCH),), {state.revision: 0})
     chosen = [resolve_origin(c, generations, hub) for c in chosen]
     needed = sorted({c.generation or 0 for c in chosen})
-    folders = {n: hub.snapshot(recipe.base, generations.revision(n), LOADABLE, RECORDS) for n in needed}
+    folders = {n: fetch_checkpoint(hub, recipe.base, generations.revision(n)) for n in needed}
     spool = Spool(work / "spool", recipe.screen.spool_bytes)
-    base = hub.snapshot(recipe.base, state.head, LOADABLE, RECORDS)  # its weights, with the configuration of today
+    spool.retain(c.key for c in chosen)
+    base = fetch_checkpoint(hub, recipe.base, state.head)  # its weights, with the configuration of today
     return base, screen(hub, chosen, recipe, base, folders, spool, compute, say)
 
 

@@ -140,17 +140,16 @@ class Hub:
         """Fetch one file (resumed, hash-checked by the caller) into `folder`, or into the cache."""
         return Path(self._read(lambda: self._download(repo, path, revision, folder), repo, revision, path))
 
-    def snapshot(
-        self, repo: str, revision: str, patterns: Sequence[str] | None = None, leave: Sequence[str] | None = None
-    ) -> Path:
-        """A folder with the repository's files at a revision, but for those to `leave`; from the cache where possible."""
-        fetch = lambda: self.api.snapshot_download(  # noqa: E731
-            repo,
-            revision=revision,
-            allow_patterns=list(patterns) if patterns else None,
-            ignore_patterns=list(leave) if leave else None,
-            cache_dir=self.cache_dir,
-        )
+    def snapshot(self, repo: str, revision: str, patterns: Sequence[str]) -> Path:
+        """A folder with the files of a revision that match one of the glob patterns, from the cache where possible."""
+
+        def fetch() -> str:
+            return str(
+                self.api.snapshot_download(
+                    repo, revision=revision, allow_patterns=list(patterns), cache_dir=self.cache_dir
+                )
+            )
+
         return Path(self._read(fetch, repo, revision))
 
     def read_range(self, repo: str, path: str, revision: str, start: int, stop: int) -> bytes:

@@ -24,12 +24,13 @@ from hub_fusion.demo.hostile import HOSTILE
 from hub_fusion.demo.training import finetune, long_finetune, one_thread, random_walk
 from hub_fusion.errors import HubError, RepoMissing
 from hub_fusion.evaluate.suite import measure
-from hub_fusion.generation import LOADABLE, run_generation
+from hub_fusion.generation import run_generation
 from hub_fusion.hub import Hub
 from hub_fusion.publish.state import BaseState, open_base, read_record
 from hub_fusion.recipe import Recipe
 from hub_fusion.records import IndexEntry, Scores
 from hub_fusion.weights.fuse import folder_sha256
+from hub_fusion.weights.remote import fetch_checkpoint
 
 if TYPE_CHECKING:
     from hub_fusion.weights.compute import Compute
@@ -158,7 +159,7 @@ def contribute_all(stage: Stage, state: BaseState, folder: Path, *, seed: int) -
     tag = f"gen-{state.generation}"
     for contributor in CONTRIBUTORS:
         hub, out = stage.clients[contributor.name], folder / contributor.name
-        generation = hub.snapshot(stage.base, state.revision, LOADABLE)
+        generation = fetch_checkpoint(hub, stage.base, state.revision)
         finetune(generation, contributor, out, seed=seed, lora=contributor.lora, base_id=stage.base, revision=tag)
         _publish(stage, contributor.name, out, state, LICENSE, f"digits {', '.join(map(str, contributor.digits))}")
     honest = folder / CONTRIBUTORS[0].name
@@ -209,7 +210,7 @@ def _report_scores(measured: IndexEntry | Scores) -> dict[str, dict[str, float]]
 def controls(stage: Stage, recipe: Recipe, state: BaseState, compute: Compute, work: Path) -> dict[str, Any]:
     """The same effort spent otherwise: the best of seven long finetunes, and random steps as long as the real ones."""
     hub = stage.maintainer
-    folders = [hub.snapshot(stage.base, state.revisions[n], LOADABLE) for n in sorted(state.revisions)]
+    folders = [fetch_checkpoint(hub, stage.base, state.revisions[n]) for n in sorted(state.revisions)]
     if len(folders) < 2:
         return {}
     out = work / "control"
