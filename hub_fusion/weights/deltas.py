@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Literal
 
 from hub_fusion.errors import WeightsError
 from hub_fusion.weights.adapter import Target, delta_rows, plan_adapter, read_lora_config
-from hub_fusion.weights.checkpoint import Checkpoint
+from hub_fusion.weights.checkpoint import FLOATS, Checkpoint
 from hub_fusion.weights.names import kind_of, match_names, memory_names
 
 if TYPE_CHECKING:
@@ -44,6 +44,9 @@ class Deltas:
         strange = [n for n in base if n in self.origin and self.origin[n].shape != base[n].shape]
         if strange:
             raise WeightsError(f"{source.key}: its generation has other shapes than the base ({', '.join(strange[:3])})")
+        lost = [n for n in base if kind_of(n) == "body" and base[n].dtype in FLOATS and n not in self.origin]
+        if lost:
+            raise WeightsError(f"{source.key}: its generation lacks tensors of the base ({', '.join(lost[:3])})")
         self.targets: dict[str, Target] = {}
         if source.relation == "adapter":
             self.files = Checkpoint.open(source.folder, "adapter_model.safetensors")

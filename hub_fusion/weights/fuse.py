@@ -11,6 +11,8 @@ Not covered: going on with a killed fuse (it starts over), methods that must see
 from __future__ import annotations
 
 import hashlib
+import math
+import re
 import shutil
 import time
 from collections.abc import Callable, Mapping
@@ -29,6 +31,8 @@ if TYPE_CHECKING:
     import torch
 
     from hub_fusion.weights.compute import Compute
+
+    Formula = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 BLOCK_ELEMENTS = 4_000_000  # of one tensor: 16 MB a contribution in float32
 STALE = (".bin", ".h5", ".msgpack", ".pt", ".pth", ".ckpt", ".onnx", ".gguf", ".safetensors", ".safetensors.index.json",
@@ -89,23 +93,17 @@ def fuse(plan: FusePlan, compute: Compute, progress: Progress | None = None) -> 
     Raises WeightsError, listing all offenders, before a single weight is read; MergeError for a bad method or option.
     """
     began = time.monotonic()
-    formula = find_method(plan.method).bind(plan.options)
-    base = Checkpoint.open(plan.base)
-    sources = sorted(plan.sources, key=lambda s: s.key)
-    _check(plan, sources)
-    opened = [Deltas(source, base, plan.base) for source in sources]
-    dropped = tuple(sorted(n for n in base if plan.heads == "drop" and kind_of(n) == "task"))
+    formula, base, opened, dropped = _open(plan)
     layout = writer.plan_layout(base, dropped, plan.dtype)
     specs = [spec for file in layout.values() for spec in file]
     if compute.is_main:
-        for stale in [*plan.out.glob("*.safetensors*"), *plan.out.glob("*.partial")]:
-            stale.unlink()
+        remove_checkpoint(plan.out)
         writer.prepare(plan.out, base, layout)
     compute.barrier()
     share = _shares(specs, compute.processes)[compute.rank]
     total, done = sum(spec.size_bytes for spec in share), 0
     for spec in share:
-        taking = [d for d in opened if d.takes_part(spec.name)]
+        taking = [d for d in opened if d.source.weight and d.takes_part(spec.name)]
         for start, stop in row_blocks(spec.shape, BLOCK_ELEMENTS):
             rows = _fused_rows(plan, base, spec, taking, formula, start, stop, compute.device)
             data = _bytes(rows)
@@ -126,11 +124,8 @@ def fuse(plan: FusePlan, compute: Compute, progress: Progress | None = None) -> 
 
 def describe(plan: FusePlan) -> dict[str, Any]:
     """What a plan would read, write and need, from headers alone. Raises as `fuse` does before it reads weights."""
-    base = Checkpoint.open(plan.base)
-    sources = sorted(plan.sources, key=lambda s: s.key)
-    _check(plan, sources)
-    opened = [Deltas(source, base, plan.base) for source in sources]
-    dropped = [n for n in base if plan.heads == "drop" and kind_of(n) == "task"]
+    _, base, opened, dropped = _open(plan)
+    sources = [d.source for d in opened]
     specs = [spec for file in writer.plan_layout(base, dropped, plan.dtype).values() for spec in file]
     largest_row = max((s.size_bytes // max(s.shape[0], 1) for s in specs if s.shape), default=0)
     read = [sum(d.files[n].size_bytes for n in d.used) for d in opened]
@@ -139,16 +134,26 @@ def describe(plan: FusePlan) -> dict[str, Any]:
         "step": plan.step,
         "tensors": len(specs),
         "bytes": sum(s.size_bytes for s in specs),
-        "dropped": dropped,
+        "dropped": list(dropped),
         "memory_bytes": 4 * max(BLOCK_ELEMENTS, largest_row) * (len(sources) + 3),
         "sources": [{"key": s.key, "relation": s.relation, "weight": s.weight, "scale": s.scale, "bytes": size}
                     for s, size in zip(sources, read, strict=True)],
     }  # fmt: skip
 
 
+def _open(plan: FusePlan) -> tuple[Formula, Checkpoint, list[Deltas], tuple[str, ...]]:
+    """The bound method, the base, the sources in canonical order, the heads to drop; from headers, after all checks."""
+    formula = find_method(plan.method).bind(plan.options)
+    base = Checkpoint.open(plan.base)
+    sources = sorted(plan.sources, key=lambda s: s.key)
+    _check(plan, sources)
+    opened = [Deltas(source, base, plan.base) for source in sources]
+    return formula, base, opened, tuple(sorted(n for n in base if plan.heads == "drop" and kind_of(n) == "task"))
+
+
 def _fused_rows(
-    plan: FusePlan, base: Checkpoint, spec: TensorSpec, taking: list[Deltas],
-    formula: Callable[[torch.Tensor, torch.Tensor], torch.Tensor], start: int, stop: int, device: str,
+    plan: FusePlan, base: Checkpoint, spec: TensorSpec, taking: list[Deltas], formula: Formula, start: int, stop: int,
+    device: str,
 ) -> torch.Tensor:  # fmt: skip
     """Rows [start, stop) of the output tensor, in its output dtype, on the CPU."""
     import torch
@@ -160,6 +165,7 @@ def _fused_rows(
     weights = torch.tensor([d.source.weight for d in taking], dtype=torch.float64)
     deltas = torch.stack([d.rows(spec.name, start, stop, device).mul_(d.source.scale) for d in taking])
     merged = formula(deltas, (weights / weights.sum()).to(device=device, dtype=torch.float32))
+    merged = merged.masked_fill(merged == 0, -0.0)  # x + (−0) is x for every x, but −0 + 0 is 0: no change, no change of bytes
     return rows_of(base, spec.name, start, stop, device).add_(merged, alpha=plan.step).to(device="cpu", dtype=dtype)
 
 
@@ -187,10 +193,24 @@ def _check(plan: FusePlan, sources: list[Source]) -> None:
     if len(set(keys)) != len(keys):
         raise WeightsError(f"a contribution is named twice: {', '.join(sorted(k for k in keys if keys.count(k) > 1))}")
     weights = [s.weight for s in sources]
-    if any(not 0 <= w < float("inf") for w in weights) or not sum(weights):
-        raise WeightsError(f"weights must be finite, not negative and not all zero: {weights}")
-    if plan.out.resolve() in {s.folder.resolve() for s in sources} | {plan.base.resolve()}:
+    if any(w < 0 for w in weights) or not 0 < sum(weights) < math.inf:
+        raise WeightsError(f"weights and their sum must be finite, not negative and not all zero: {weights}")
+    if any(not 0 <= s.scale < math.inf for s in sources) or not 0 < plan.step <= 1:
+        scales = [s.scale for s in sources]
+        raise WeightsError(f"scales are finite and not negative, the step is in (0, 1]: {scales}, {plan.step}")
+    if plan.dtype is not None and plan.dtype not in FLOATS:
+        raise WeightsError(f"there is no output dtype {plan.dtype!r}; there are {', '.join(sorted(FLOATS))}")
+    if plan.out.resolve() in {p.resolve() for s in sources for p in (s.folder, s.origin)} | {plan.base.resolve()}:
         raise WeightsError(f"{plan.out} is an input: choose another output folder")
+    if plan.out.exists() and not plan.out.is_dir():
+        raise WeightsError(f"{plan.out} is not a folder: choose another output folder")
+
+
+def remove_checkpoint(folder: Path) -> None:
+    """Take an earlier checkpoint, whole or half written, out of a folder; weights under other names stay."""
+    for path in folder.glob("model*.safetensors*") if folder.is_dir() else ():
+        if re.fullmatch(r"model(-\d+-of-\d+)?\.safetensors(\.index\.json)?(\.partial)?", path.name):
+            path.unlink()
 
 
 def copy_side_files(base: Path, out: Path) -> None:
