@@ -126,7 +126,7 @@ def choose(kept: Sequence[Contribution], rule: Round) -> list[Contribution]:
         newest.reverse()
     elif rule.choose == "diverse":
         turn: defaultdict[str, int] = defaultdict(int)
-        order = []
+        order: list[tuple[int, int, Contribution]] = []
         for contribution in newest:
             order.append((turn[contribution.author], len(order), contribution))
             turn[contribution.author] += 1

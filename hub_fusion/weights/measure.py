@@ -79,4 +79,4 @@ def measure(sources: Sequence[Source], base_folder: Path, compute: Compute) -> M
     for _, found in shares:
         for i, name in found.items():
             firsts[i] = min(name, firsts.get(i, name))
-    return Measures(sum(share for share, _ in shares), firsts)
+    return Measures(np.sum([share for share, _ in shares], axis=0), firsts)

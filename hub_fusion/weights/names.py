@@ -18,7 +18,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from hub_fusion.errors import WeightsError
 from hub_fusion.weights.checkpoint import FLOATS, TensorSpec
@@ -168,7 +168,7 @@ def memory_names(base_folder: Path, names: Iterable[str]) -> dict[str, list[str]
 
     try:
         config = transformers.AutoConfig.from_pretrained(base_folder, local_files_only=True)
-        architecture = getattr(transformers, (config.architectures or ["AutoModel"])[0], transformers.AutoModel)
+        architecture: Any = getattr(transformers, (config.architectures or ["AutoModel"])[0], transformers.AutoModel)
         with torch.device("meta"):
             built = architecture(config) if hasattr(architecture, "base_model_prefix") else architecture.from_config(config)
     except (OSError, ValueError, KeyError, ImportError) as error:
