@@ -172,7 +172,7 @@ def _fused_rows(
 def _bytes(rows: torch.Tensor) -> memoryview:
     import torch
 
-    return memoryview(rows.contiguous().reshape(-1).view(torch.uint8).numpy())
+    return rows.contiguous().reshape(-1).view(torch.uint8).numpy().data
 
 
 def _shares(specs: list[TensorSpec], processes: int) -> list[list[TensorSpec]]:
