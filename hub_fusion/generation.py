@@ -7,7 +7,6 @@ and run again: the same contributions give the same bytes, and a generation is p
 
 from __future__ import annotations
 
-import fcntl
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -30,7 +29,7 @@ from hub_fusion.publish.state import BaseState, fused_keys, open_base
 from hub_fusion.publish.status import read_status, tell_published, tell_queue, tell_rejected
 from hub_fusion.recipe import Recipe
 from hub_fusion.records import Attempt, Contribution, Generation, Refusal, Verdict, attempt_id, now
-from hub_fusion.weights.fuse import FusePlan, FuseReport, folder_sha256, fuse
+from hub_fusion.weights.fuse import FusePlan, FuseReport, Progress, folder_sha256, fuse
 from hub_fusion.weights.remote import Spool, fetch_checkpoint
 
 if TYPE_CHECKING:
@@ -55,25 +54,28 @@ class Outcome:
 
 
 def run_generation(
-    recipe: Recipe, hub: Hub, compute: Compute, *, work: Path, say: Say = lambda _: None, dry_run: bool = False
-) -> Outcome:
+    recipe: Recipe, hub: Hub, compute: Compute, *, work: Path, say: Say = lambda _: None, dry_run: bool = False,
+    progress: Progress | None = None,
+) -> Outcome:  # fmt: skip
     """Try to make the next generation of ``recipe.base``. Call it in the main process; its peers ``compute.serve()``.
 
     `work` is a folder for downloads, candidates and cached measurements; it may be deleted between rounds. When
-    somebody else publishes first the round starts over, once. Raises HubFusionError.
+    somebody else publishes first the round starts over, once. `progress` follows a fuse. Raises HubFusionError.
     """
     require_tasks(recipe)
     if dry_run:
-        return _round(recipe, hub, compute, work, say, dry_run)
+        return _round(recipe, hub, compute, work, say, dry_run, progress)
     with alone(work, say):
         try:
-            return _round(recipe, hub, compute, work, say, dry_run)
+            return _round(recipe, hub, compute, work, say, dry_run, progress)
         except PublishConflict as error:
             say(f"{error}; starting over")
-            return _round(recipe, hub, compute, work, say, dry_run)
+            return _round(recipe, hub, compute, work, say, dry_run, progress)
 
 
-def _round(recipe: Recipe, hub: Hub, compute: Compute, work: Path, say: Say, dry_run: bool) -> Outcome:
+def _round(
+    recipe: Recipe, hub: Hub, compute: Compute, work: Path, say: Say, dry_run: bool, progress: Progress | None
+) -> Outcome:
     state = open_base(hub, recipe.base, recipe.root, mend=not dry_run)
     say(f"{recipe.base} is at gen-{state.generation}")
     queue, refusals = find_contributions(recipe, hub, state)
@@ -98,7 +100,7 @@ def _round(recipe: Recipe, hub: Hub, compute: Compute, work: Path, say: Say, dry
         why = f"{_too_few(len(screened.contributions), recipe)}; {len(screened.refusals)} failed the screen"
         left = tuple(screened.contributions)
         return Outcome("waiting", why, recipe.base, state.generation, queue=left, refusals=tuple(refusals))
-    return finish_round(recipe, hub, compute, state, base, screened, refusals, id, work, clock, say)
+    return finish_round(recipe, hub, compute, state, base, screened, refusals, id, work, clock, say, progress)
 
 
 def round_id(recipe: Recipe, state: BaseState, shas: list[str]) -> str:
@@ -116,7 +118,7 @@ def find_contributions(recipe: Recipe, hub: Hub, state: BaseState) -> tuple[list
 def screen_round(
     recipe: Recipe, hub: Hub, compute: Compute, state: BaseState, chosen: list[Contribution], work: Path, say: Say
 ) -> tuple[Path, Screened]:
-    """The folder of the newest generation, and what of the chosen contributions passes the screen, spooled in `work`."""
+    """The folder of the newest generation, and what of the chosen contributions passes the screen, spooled."""
     generations = Generations.of(hub, recipe.base)
     if not generations.commits:  # nobody has tagged the root yet: a stage that runs alone does not
         generations = Generations(((0, state.revision, EPOCH),), {state.revision: 0})
@@ -131,11 +133,12 @@ def screen_round(
 
 def finish_round(
     recipe: Recipe, hub: Hub, compute: Compute, state: BaseState, base: Path, screened: Screened,
-    refusals: list[Refusal], id: str, work: Path, clock: Clock, say: Say, *, dry_run: bool = False,
+    refusals: list[Refusal], id: str, work: Path, clock: Clock, say: Say, progress: Progress | None = None, *,
+    dry_run: bool = False,
 ) -> Outcome:  # fmt: skip
     """Fuse, measure, judge and publish what passed the screen. `dry_run` stops before the Hub is changed."""
     require_tasks(recipe)
-    report, verdict, parent, candidate = best_step(recipe, compute, state, base, screened, work, clock, say)
+    report, verdict, parent, candidate = best_step(recipe, compute, state, base, screened, work, clock, say, progress)
     record = Attempt(
         id=id, status="rejected", base=recipe.base, root=recipe.root or state.index.root, created_at=now(),
         parent_generation=state.generation, parent_revision=state.revision, recipe=recipe.to_yaml(),
@@ -144,26 +147,26 @@ def finish_round(
         differences=compare(candidate, parent), verdict=verdict, weights=report.files, versions=versions(),
         hardware=hardware(compute.device, compute.processes), seconds=clock.seconds,
     )  # fmt: skip
-    done = {"base": recipe.base, "refusals": tuple(refusals)}
     if not verdict.accepted:
         if not dry_run:
             tell_rejected(hub, state, record)
-        return Outcome("rejected", verdict.reason, generation=state.generation, record=record, **done)
+        return Outcome("rejected", verdict.reason, recipe.base, state.generation, record, refusals=tuple(refusals))
     generation = Generation(**{**dict(record), "status": "published", "generation": state.generation + 1})
     if dry_run:
-        return Outcome("planned", verdict.reason, generation=state.generation, record=generation, **done)
+        return Outcome("planned", verdict.reason, recipe.base, state.generation, generation, refusals=tuple(refusals))
     say(f"publishing {generation.tag}")
     rejected = tuple(attempt for attempt in read_status(hub, state).rejected if attempt.id != id)
     revision = publish(hub, state, work / "candidate", generation, rejected, license=recipe.publish.license,
                        keep_formats=recipe.publish.keep_formats)  # fmt: skip
     tell_published(hub, state, generation, rejected)
     Spool(work / "spool", recipe.screen.spool_bytes).empty()
-    return Outcome("published", verdict.reason, generation=generation.generation, record=generation,
-                   revision=revision, **done)  # fmt: skip
+    return Outcome("published", verdict.reason, recipe.base, generation.generation, generation, revision,
+                   refusals=tuple(refusals))  # fmt: skip
 
 
 def best_step(
-    recipe: Recipe, compute: Compute, state: BaseState, base: Path, screened: Screened, work: Path, clock: Clock, say: Say
+    recipe: Recipe, compute: Compute, state: BaseState, base: Path, screened: Screened, work: Path, clock: Clock,
+    say: Say, progress: Progress | None,
 ) -> tuple[FuseReport, Verdict, Measurement, Measurement]:  # fmt: skip
     """Fuse into ``work/candidate`` and measure, going a smaller part of the way until the gate accepts.
 
@@ -181,7 +184,7 @@ def best_step(
         with clock("fuse"):
             plan = FusePlan(base, work / "candidate", tuple(screened.sources), recipe.merge.method,
                             recipe.merge.options, step, recipe.merge.heads)  # fmt: skip
-            report = compute.together(fuse, plan)
+            report = compute.together(fuse, plan, progress=progress)
         with clock("evaluate"):
             candidate = measure(plan.out, recipe.evaluate, weights_sha256=report.weights_sha256, cache=cache,
                                 device=compute.device, progress=say)  # fmt: skip
@@ -203,14 +206,19 @@ def require_tasks(recipe: Recipe) -> None:
 @contextmanager
 def alone(work: Path, say: Say) -> Iterator[None]:
     """One round at a time in a work folder: others wait here. The lock ends with the process, however it ends."""
+    from filelock import FileLock, Timeout
+
     work.mkdir(parents=True, exist_ok=True)
-    with (work / "lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            say(f"another round is running in {work}; waiting for it (--work names another folder)")
-            fcntl.flock(lock, fcntl.LOCK_EX)
+    lock = FileLock(work / "lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        say(f"another round is running in {work}; waiting for it (--work names another folder)")
+        lock.acquire()
+    try:
         yield
+    finally:
+        lock.release()
 
 
 def _too_few(ready: int, recipe: Recipe) -> str:

@@ -29,8 +29,20 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 RETRIES = 4
+PATIENCE_S = 20.0  # no further try after so long: some of the client's calls have waited and tried again themselves
 COMMIT = re.compile("[0-9a-f]{40}")
-LIST_FIELDS = ["author", "cardData", "createdAt", "disabled", "gated", "lastModified", "private", "sha", "siblings", "tags"]
+LIST_FIELDS = [
+    "author",
+    "cardData",
+    "createdAt",
+    "disabled",
+    "gated",
+    "lastModified",
+    "private",
+    "sha",
+    "siblings",
+    "tags",
+]
 
 
 @dataclass(frozen=True)
@@ -117,12 +129,13 @@ class Hub:
 
     def files(self, repo: str, revision: str) -> dict[str, FileInfo]:
         """All files at a revision."""
-        tree = self._read(lambda: list(self.api.list_repo_tree(repo, recursive=True, revision=revision)), repo, revision)
-        found = {}
-        for entry in tree:
-            if hasattr(entry, "size") and entry.__class__.__name__ == "RepoFile":
-                found[entry.path] = FileInfo(entry.path, entry.size, entry.lfs.sha256 if entry.lfs else None, entry.blob_id)
-        return found
+        from huggingface_hub.hf_api import RepoFile
+
+        tree = self._read(
+            lambda: list(self.api.list_repo_tree(repo, recursive=True, revision=revision)), repo, revision
+        )
+        files = (entry for entry in tree if isinstance(entry, RepoFile))
+        return {f.path: FileInfo(f.path, f.size, f.lfs.sha256 if f.lfs else None, f.blob_id) for f in files}
 
     def read_text(self, repo: str, path: str, *, revision: str = "main", max_bytes: int = 20_000_000) -> str:
         """A small text file. Raises RepoMissing if it is not there, HubError if it is larger than `max_bytes`.
@@ -210,7 +223,9 @@ class Hub:
     def tag(self, repo: str, tag: str, revision: str, message: str = "") -> None:
         """Tag a commit. The same tag on the same commit is fine; on another one it raises HubConflict."""
         try:
-            self._once(lambda: self.api.create_tag(repo, tag=tag, revision=revision, tag_message=message), repo, revision)
+            self._once(
+                lambda: self.api.create_tag(repo, tag=tag, revision=revision, tag_message=message), repo, revision
+            )
         except HubConflict:
             there = self.tags(repo).get(tag)
             if there != revision:
@@ -228,11 +243,12 @@ class Hub:
 
     def _read(self, call: Callable[[], T], *what: str | None) -> T:
         """Call something that changes nothing; try again on 429, 5xx and broken connections."""
+        began = time.monotonic()
         for attempt in range(RETRIES + 1):
             try:
                 return self._once(call, *what)
             except HubUnreachable as error:
-                if attempt == RETRIES:
+                if attempt == RETRIES or time.monotonic() - began > PATIENCE_S:
                     raise
                 wait = getattr(error, "retry_after", None) or 0.5 * 2**attempt
                 time.sleep(min(wait, 60.0) * (1 + random.random() / 4))  # noqa: S311 (jitter)

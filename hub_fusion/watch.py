@@ -2,7 +2,8 @@
 
 The watcher keeps nothing but caches: it can be killed anywhere and started on another machine. An unreachable Hub is
 waited for with growing pauses; any other error of a round is told and tried again at the next look, but for a mistake
-in the recipe, which ends the watch. Not covered: webhooks, and incremental listing (every look lists all children of the base).
+in the recipe, which ends the watch. Not covered: webhooks, and incremental listing (every look lists all children of
+the base).
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from hub_fusion.recipe import Recipe
 
 if TYPE_CHECKING:
     from hub_fusion.weights.compute import Compute
+    from hub_fusion.weights.fuse import Progress
 
 MAX_PAUSE_S = 3600.0
 
@@ -31,6 +33,7 @@ class Stopped(BaseException):
 def watch(
     recipe: Recipe, hub: Hub, compute: Compute, *, work: Path, interval: float, once: bool = False,
     say: Callable[[str], None] = lambda _: None, tell: Callable[[Outcome], None] = lambda _: None,
+    progress: Progress | None = None,
 ) -> list[Outcome]:  # fmt: skip
     """Look every `interval` seconds, fuse when it is due; gives the outcomes of all rounds when it stops.
 
@@ -43,7 +46,7 @@ def watch(
     try:
         while not wake.is_set():
             try:
-                outcome = run_generation(recipe, hub, compute, work=work, say=say)
+                outcome = run_generation(recipe, hub, compute, work=work, say=say, progress=progress)
                 outcomes.append(outcome)
                 tell(outcome)
                 pause = 0.0 if outcome.status == "published" else interval
@@ -78,4 +81,8 @@ def _stop_on_sigterm(wake: threading.Event) -> Callable[[], None]:
         raise Stopped
 
     old = signal.signal(signal.SIGTERM, handle)
-    return lambda: signal.signal(signal.SIGTERM, old) and None
+
+    def restore() -> None:
+        signal.signal(signal.SIGTERM, old)
+
+    return restore

@@ -6,11 +6,9 @@ or a contribution by `check`), 4 the Hub is unreachable, 130 interrupted.
 
 from __future__ import annotations
 
-import sys
-
 import typer
 
-from hub_fusion.cli import contributor, demo, hub, loop, maintainer, merge
+from hub_fusion.cli import contributor, demo, hub, loop, maintainer, merge, space
 from hub_fusion.cli.output import fail
 
 app = typer.Typer(
@@ -23,6 +21,7 @@ for family in (contributor, loop, maintainer, merge, demo):
     for command in family.COMMANDS:
         app.command()(command)
 app.add_typer(hub.app, name="hub")
+app.add_typer(space.app, name="space")
 
 
 @app.callback(invoke_without_command=True)
@@ -46,10 +45,10 @@ def main() -> None:
     except HubFusionError as error:
         fail(str(error), 1)
     except ModuleNotFoundError as error:
-        extra = "hub" if error.name in ("starlette", "uvicorn", "lz4", "python_multipart") else "fuse"
+        hub_needs = ("starlette", "uvicorn", "lz4", "python_multipart")
+        extra = "space" if error.name == "gradio" else "hub" if error.name in hub_needs else "fuse"
         fail(f"{error.name} is not installed, and this command needs it: pip install 'hub-fusion[{extra}]'", 1)
-    except BrokenPipeError:
-        sys.stderr.close()
-        raise SystemExit(0) from None
+    except OSError as error:
+        fail(str(error), 1)
     except KeyboardInterrupt:
         fail("interrupted", 130)

@@ -66,7 +66,9 @@ def contribute(
     hub = open_hub(endpoint)
     sha = publish_contribution(folder, repo, base=base, base_revision=revision, hub=hub, license=license, task=task,
                                private=private)  # fmt: skip
-    print_json({"repo": repo, "sha": sha}) if json else say(f"Published {repo}@{sha[:8]}; next: hub-fusion check {repo}")
+    print_json({"repo": repo, "sha": sha}) if json else say(
+        f"Published {repo}@{sha[:8]}; next: hub-fusion check {repo}"
+    )
 
 
 COMMANDS = [check, contribute]

@@ -22,7 +22,7 @@ def serve(
     """Serve a folder as a Hub until interrupted; clients need HF_ENDPOINT only."""
     from hub_fusion.local_hub import run
 
-    say(f"Serving {root} on http://{host}:{port}; clients need HF_ENDPOINT=http://{host}:{port}")
+    say(f"Serving {root}; clients need HF_ENDPOINT set to")
     run(root, host, port)
 
 

@@ -8,7 +8,18 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from hub_fusion.cli.output import (
-    Endpoint, Json, RecipeFile, Settings, Work, open_compute, open_hub, open_recipe, print_json, print_table, say,
+    Endpoint,
+    Json,
+    RecipeFile,
+    Settings,
+    Work,
+    byte_bar,
+    open_compute,
+    open_hub,
+    open_recipe,
+    print_json,
+    print_table,
+    say,
     work_folder,
 )  # fmt: skip
 
@@ -18,8 +29,9 @@ if TYPE_CHECKING:
 
 
 def run(
-    recipe: Path = RecipeFile, settings: list[str] = Settings, endpoint: str | None = Endpoint, work: Path | None = Work,
-    dry_run: bool = typer.Option(False, "--dry-run", help="Say what would be done; change nothing."), json: bool = Json,
+    recipe: Path = RecipeFile, settings: list[str] = Settings, endpoint: str | None = Endpoint,
+    work: Path | None = Work, json: bool = Json,
+    dry_run: bool = typer.Option(False, "--dry-run", help="Say what would be done; change nothing."),
 ) -> None:  # fmt: skip
     """Try to make the next generation, once."""
     from hub_fusion.generation import run_generation
@@ -28,7 +40,8 @@ def run(
     if not compute.is_main:
         return compute.serve()
     try:
-        outcome = run_generation(rules, hub, compute, work=work_folder(work, rules.base), say=say, dry_run=dry_run)
+        outcome = run_generation(rules, hub, compute, work=work_folder(work, rules.base), say=say, dry_run=dry_run,
+                                 progress=byte_bar("fusing"))  # fmt: skip
     finally:
         compute.close()
     tell(outcome, json)
@@ -37,10 +50,12 @@ def run(
 
 
 def watch(
-    recipe: Path = RecipeFile, settings: list[str] = Settings, endpoint: str | None = Endpoint, work: Path | None = Work,
+    recipe: Path = RecipeFile, settings: list[str] = Settings, endpoint: str | None = Endpoint,
+    work: Path | None = Work, json: bool = Json,
     once: bool = typer.Option(False, "--once", help="Look once and go on while generations can be made, then stop."),
-    interval: float = typer.Option(None, "--interval", help="Seconds between two looks.  [default: the recipe's]"),
-    json: bool = Json,
+    interval: float | None = typer.Option(
+        None, "--interval", min=0.1, help="Seconds between two looks.  [default: the recipe's]"
+    ),
 ) -> None:  # fmt: skip
     """Wait for contributions and make generations, one at a time, until SIGTERM."""
     from hub_fusion.watch import watch as watch_base
@@ -50,7 +65,8 @@ def watch(
         return compute.serve()
     try:
         outcomes = watch_base(rules, hub, compute, work=work_folder(work, rules.base), say=say, once=once,
-                              interval=interval or rules.poll_seconds, tell=lambda outcome: tell(outcome, json))  # fmt: skip
+                              interval=interval or rules.poll_seconds, tell=lambda outcome: tell(outcome, json),
+                              progress=byte_bar("fusing"))  # fmt: skip
     finally:
         compute.close()
     if once and outcomes and outcomes[-1].status == "rejected":
@@ -81,9 +97,9 @@ def lineage(
     repo: str = typer.Argument(..., help="The base's repository."), endpoint: str | None = Endpoint, json: bool = Json
 ) -> None:
     """All generations and rejected attempts of a base."""
-    from hub_fusion.publish.lineage import read_lineage
+    from hub_fusion.publish.state import open_base
 
-    index = read_lineage(open_hub(endpoint), repo)
+    index = open_base(open_hub(endpoint), repo, mend=False).lineage
     if json:
         return print_json(index.model_dump(mode="json"))
     print_lineage(index)
@@ -96,8 +112,8 @@ def print_lineage(index: Index) -> None:
          str(entry.refusals), (entry.revision or "")[:8], entry.created_at.strftime("%Y-%m-%d %H:%M")]
         for entry in index.entries
     ]  # fmt: skip
-    columns = ["generation", "status", "few-shot (report)", "probe (report)", "fused", "refused", "commit", "date (UTC)"]
-    print_table(f"{index.base}", columns, rows)
+    scores = ["few-shot (report)", "probe (report)"]
+    print_table(index.base, ["generation", "status", *scores, "fused", "refused", "commit", "date (UTC)"], rows)
 
 
 def _score(entry: IndexEntry, protocol: str) -> str:
@@ -117,7 +133,7 @@ def status(
     state = open_base(hub, repo or open_recipe(recipe, []).base, mend=False)
     now = read_status(hub, state)
     if json:
-        return print_json({"generation": state.generation, "revision": state.revision, **now.model_dump(mode="json")})
+        return print_json({**now.model_dump(mode="json"), "generation": state.generation, "revision": state.revision})
     say(f"{state.repo} is at gen-{state.generation} ({state.revision[:8]}); the watcher was last seen {now.heartbeat}")
     print_table("queue", ["repository", "commit", "since"], [[w.repo, w.sha[:8], str(w.since)] for w in now.queue])
     print_table("refused", ["repository", "code", "reason", "fix"],

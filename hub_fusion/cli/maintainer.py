@@ -6,14 +6,34 @@ is the first half of ``hub-fusion run``.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import typer
 
 from hub_fusion.cli.output import (
-    Endpoint, Json, RecipeFile, Settings, Work, fail, open_compute, open_hub, open_recipe, print_json, print_lines,
-    print_table, read_lines, say, work_folder,
+    Endpoint,
+    Json,
+    RecipeFile,
+    Settings,
+    Work,
+    byte_bar,
+    fail,
+    open_compute,
+    open_hub,
+    open_recipe,
+    print_json,
+    print_lines,
+    print_table,
+    read_lines,
+    say,
+    visible,
+    work_folder,
 )  # fmt: skip
+
+if TYPE_CHECKING:
+    from hub_fusion.records import Contribution, Refusal
 
 Lines = typer.Argument("-", help="JSON lines of the stage before; - reads standard input.")
 DryRun = typer.Option(False, "--dry-run", help="Say what would be done; change nothing.")
@@ -68,23 +88,34 @@ def screen(
 ) -> None:  # fmt: skip
     """Check headers, download, check tensors: JSON lines in, survivors with weights and refusals out.
 
-    What survives stays in the spool for `fuse --from` and `publish`.
+    Takes no more than one round takes (round.choose, round.max_contributions). What survives stays in the spool for
+    `fuse --from` and `publish`.
     """
-    from hub_fusion.generation import screen_round
+    from hub_fusion.contributions.discover import choose
+    from hub_fusion.generation import alone, screen_round
     from hub_fusion.publish.state import open_base
     from hub_fusion.records import parse_lines
 
     rules, hub, compute = open_recipe(recipe, settings), open_hub(endpoint), open_compute()
-    kept, before = parse_lines(read_lines(lines))
-    place = work_folder(work, rules.base)
-    _, screened = screen_round(rules, hub, compute, open_base(hub, rules.base, mend=False), kept, place, say)
+    if not compute.is_main:
+        return compute.serve()
+    try:
+        kept, before = parse_lines(read_lines(lines))
+        chosen = choose(kept, rules.round)
+        if len(chosen) < len(kept):
+            say(f"{len(kept) - len(chosen)} of {len(kept)} contributions wait for a later round")
+        state, place = open_base(hub, rules.base, mend=False), work_folder(work, rules.base)
+        with alone(place, say):
+            _, screened = screen_round(rules, hub, compute, state, chosen, place, say)
+    finally:
+        compute.close()
     show([*screened.contributions, *before, *screened.refusals], json)
 
 
 def evaluate(
     target: str = typer.Argument(..., help="A folder, or repository[@revision]."),
-    recipe: Path = RecipeFile, settings: list[str] = Settings, endpoint: str | None = Endpoint, work: Path | None = Work,
-    json: bool = Json,
+    recipe: Path = RecipeFile, settings: list[str] = Settings, endpoint: str | None = Endpoint,
+    work: Path | None = Work, json: bool = Json,
 ) -> None:  # fmt: skip
     """Measure a checkpoint as a base on the recipe's held-out tasks."""
     from hub_fusion.evaluate.suite import measure
@@ -92,10 +123,13 @@ def evaluate(
     from hub_fusion.weights.local import checkpoint_folder
 
     rules, compute = open_recipe(recipe, settings), open_compute()
+    if not compute.is_main:
+        return compute.serve()
     folder = checkpoint_folder(target, open_hub(endpoint))
     place = work_folder(work, rules.base)
     scores = measure(folder, rules.evaluate, weights_sha256=folder_sha256(folder), cache=place / "scores",
                      device=compute.device, progress=say).scores  # fmt: skip
+    compute.close()
     if json:
         return print_json(scores.model_dump(mode="json"))
     rows = [[s.task or "mean", s.role, s.protocol, f"{s.mean:.4f}", f"{s.low:.4f} – {s.high:.4f}", str(s.examples)]
@@ -109,7 +143,7 @@ def publish(
 ) -> None:  # fmt: skip
     """Fuse, judge and publish what `screen` let pass; exit code 3 if the gate refuses it."""
     from hub_fusion.cli.loop import tell
-    from hub_fusion.generation import finish_round, round_id, screen_round
+    from hub_fusion.generation import alone, finish_round, require_tasks, round_id, screen_round
     from hub_fusion.provenance import Clock
     from hub_fusion.publish.state import open_base
     from hub_fusion.records import parse_lines
@@ -118,12 +152,18 @@ def publish(
     if not compute.is_main:
         return compute.serve()
     try:
+        require_tasks(rules)
         kept, before = parse_lines(read_lines(lines))
-        state, place, clock = open_base(hub, rules.base, rules.root, mend=not dry_run), work_folder(work, rules.base), Clock()
-        base, screened = screen_round(rules, hub, compute, state, kept, place, say)
-        id = round_id(rules, state, [r.sha for r in (*kept, *before) if r.kind == "contribution" or r.stage == "screen"])
-        refusals = [*before, *screened.refusals]
-        outcome = finish_round(rules, hub, compute, state, base, screened, refusals, id, place, clock, say, dry_run=dry_run)
+        place, clock = work_folder(work, rules.base), Clock()
+        with alone(place, say):
+            state = open_base(hub, rules.base, rules.root, mend=not dry_run)
+            base, screened = screen_round(rules, hub, compute, state, kept, place, say)
+            shas = [c.sha for c in kept] + [
+                r.sha for r in before if r.stage == "screen"
+            ]  # what `run` would have chosen
+            refusals = [*before, *screened.refusals]
+            outcome = finish_round(rules, hub, compute, state, base, screened, refusals, round_id(rules, state, shas),
+                                   place, clock, say, byte_bar("fusing"), dry_run=dry_run)  # fmt: skip
     finally:
         compute.close()
     tell(outcome, json)
@@ -137,14 +177,17 @@ def card(
     endpoint: str | None = Endpoint,
 ) -> None:
     """Render the model card of a generation from its record."""
+    import sys
+
     from hub_fusion.publish.commit import card_of
     from hub_fusion.publish.state import open_base
 
     hub = open_hub(endpoint)
-    typer.echo(card_of(hub, open_base(hub, repo, mend=False), revision))
+    text = card_of(hub, open_base(hub, repo, mend=False), revision)
+    print(visible(text) if sys.stdout.isatty() else text)
 
 
-def show(records: list, as_json: bool) -> None:  # type: ignore[type-arg]
+def show(records: Sequence[Contribution | Refusal], as_json: bool) -> None:
     """JSON lines; a table where a person is looking and did not ask for JSON."""
     import sys
 

@@ -2,17 +2,32 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import typer
 
 from hub_fusion.cli.output import (
-    Endpoint, Json, RecipeFile, Work, open_compute, open_hub, open_recipe, print_json, print_table, progress_bar,
-    read_lines, say, work_folder,
+    Endpoint,
+    Json,
+    RecipeFile,
+    Work,
+    byte_bar,
+    open_compute,
+    open_hub,
+    open_recipe,
+    parse_settings,
+    print_json,
+    print_table,
+    read_lines,
+    say,
+    visible,
+    work_folder,
 )  # fmt: skip
 
 if TYPE_CHECKING:
+    from hub_fusion.weights.compute import Compute
     from hub_fusion.weights.fuse import FusePlan
 
 
@@ -25,28 +40,34 @@ def fuse(
     weights: str | None = typer.Option(None, "--weights", help="Relative weights: 1,2,1."),
     dtype: str | None = typer.Option(None, "--dtype", help="fp32, fp16 or bf16.  [default: the base's]"),
     heads: str = typer.Option("keep", "--heads", help="keep the base's task head, or drop it."),
-    from_lines: str | None = typer.Option(None, "--from", help="What `screen` wrote, instead of BASE and CONTRIBUTION."),
+    from_lines: str | None = typer.Option(
+        None, "--from", help="What `screen` wrote, instead of BASE and CONTRIBUTION."
+    ),
     recipe: Path = RecipeFile, endpoint: str | None = Endpoint, work: Path | None = Work,
     dry_run: bool = typer.Option(False, "--dry-run", help="Print the plan; write nothing."), json: bool = Json,
 ) -> None:  # fmt: skip
     """Fuse finetunes and adapters of a base into one checkpoint."""
     from hub_fusion.weights.fuse import fuse as fuse_checkpoints
 
-    compute = open_compute()
+    compute, stack = open_compute(), ExitStack()
     if not compute.is_main:
         return compute.serve()
     try:
         if from_lines:
-            plan = plan_from_lines(from_lines, recipe, endpoint, work, out, compute)
+            if base or contributions or settings or weights or method != "mean" or heads != "keep":
+                raise typer.BadParameter(
+                    "--from takes contributions, method, weights and heads from FILE and the recipe"
+                )
+            plan = plan_from_lines(from_lines, recipe, endpoint, work, out, dtype, compute, stack)
         else:
             plan = plan_from_arguments(base, contributions, out, method, settings, weights, dtype, heads, endpoint)
         if dry_run:
             return print_plan(plan, json)
         say(f"fusing {len(plan.sources)} contributions by {plan.method}, processes: {compute.processes}")
-        with progress_bar(0, "fusing") as bar:
-            report = compute.together(fuse_checkpoints, plan, progress=_advance(bar))
+        report = compute.together(fuse_checkpoints, plan, progress=byte_bar("fusing"))
     finally:
         compute.close()
+        stack.close()
     if json:
         return print_json({"out": str(plan.out), "processes": report.processes, "device": report.device,
                            "files": report.files, "weights_sha256": report.weights_sha256, "tensors": report.tensors,
@@ -55,7 +76,7 @@ def fuse(
     say(f"wrote {report.tensors} tensors, {report.bytes_written:,} bytes, in {report.seconds:.1f} s "
         f"(processes: {report.processes}, {report.device}) to {plan.out}")  # fmt: skip
     for file, digest in report.files.items():
-        print(f"{digest}  {file}")
+        print(visible(f"{digest}  {file}"))
 
 
 def plan_from_arguments(
@@ -63,8 +84,6 @@ def plan_from_arguments(
     dtype: str | None, heads: str, endpoint: str | None,
 ) -> FusePlan:  # fmt: skip
     """BASE CONTRIBUTION… with their options."""
-    import yaml
-
     from hub_fusion.merge import find_method
     from hub_fusion.weights.local import plan_local
 
@@ -76,25 +95,39 @@ def plan_from_arguments(
         shares = [float(w) for w in weights.split(",")] if weights else None
     except ValueError:
         raise typer.BadParameter(f"--weights takes numbers like 1,2,1, not {weights!r}") from None
-    options = {key: yaml.safe_load(value) for key, _, value in (s.partition("=") for s in settings)}
+    options = parse_settings(settings)
     find_method(method).bind(options)
+    output_dtype(dtype)
     return plan_local(base, contributions, out, method=method, options=options, weights=shares, dtype=dtype,
                       heads="drop" if heads == "drop" else "keep", hub=open_hub(endpoint))  # fmt: skip
 
 
-def plan_from_lines(lines: str, recipe: Path, endpoint: str | None, work: Path | None, out: Path, compute: Any) -> FusePlan:
-    """The fuse of a round whose contributions `screen` let pass."""
-    from hub_fusion.generation import screen_round
+def plan_from_lines(
+    lines: str, recipe: Path, endpoint: str | None, work: Path | None, out: Path, dtype: str | None, compute: Compute,
+    stack: ExitStack,
+) -> FusePlan:  # fmt: skip
+    """The fuse of a round whose contributions `screen` let pass; `stack` keeps the work folder to itself."""
+    from hub_fusion.generation import alone, screen_round
     from hub_fusion.publish.state import open_base
     from hub_fusion.records import parse_lines
     from hub_fusion.weights.fuse import FusePlan
 
     rules, hub = open_recipe(recipe, []), open_hub(endpoint)
     kept, _ = parse_lines(read_lines(lines))
-    state = open_base(hub, rules.base, mend=False)
-    base, screened = screen_round(rules, hub, compute, state, kept, work_folder(work, rules.base), say)
+    state, place = open_base(hub, rules.base, mend=False), work_folder(work, rules.base)
+    stack.enter_context(alone(place, say))
+    base, screened = screen_round(rules, hub, compute, state, kept, place, say)
     return FusePlan(base, out, tuple(screened.sources), rules.merge.method, rules.merge.options,
-                    rules.merge.steps[0], rules.merge.heads)  # fmt: skip
+                    rules.merge.steps[0], rules.merge.heads, output_dtype(dtype))  # fmt: skip
+
+
+def output_dtype(dtype: str | None) -> str | None:
+    """The safetensors name of ``--dtype``."""
+    from hub_fusion.weights.local import DTYPES
+
+    if dtype is not None and dtype not in DTYPES:
+        raise typer.BadParameter(f"--dtype is one of {', '.join(DTYPES)}, not {dtype!r}")
+    return DTYPES[dtype] if dtype else None
 
 
 def print_plan(plan: FusePlan, as_json: bool) -> None:
@@ -110,14 +143,6 @@ def print_plan(plan: FusePlan, as_json: bool) -> None:
         f"needs about {plan_facts['memory_bytes']:,} bytes of memory")  # fmt: skip
 
 
-def _advance(bar: Any) -> Any:
-    def advance(done: int, total: int) -> None:
-        bar.total = total
-        bar.update(done - bar.n)
-
-    return advance
-
-
 def methods(name: str = typer.Argument(None, help="Explain this one."), json: bool = Json) -> None:
     """List merge methods, or explain one."""
     import inspect
@@ -126,8 +151,8 @@ def methods(name: str = typer.Argument(None, help="Explain this one."), json: bo
 
     found = [find_method(name)] if name else list(merge_methods().values())
     if json:
-        return print_json([{"name": m.name, "title": m.title, "source": m.source, "judged": m.judged, "options": m.options,
-                            "doc": inspect.getdoc(m.formula)} for m in found])  # fmt: skip
+        return print_json([{"name": m.name, "title": m.title, "source": m.source, "judged": m.judged,
+                            "options": m.options, "doc": inspect.getdoc(m.formula)} for m in found])  # fmt: skip
     if name:
         method = found[0]
         options = ", ".join(f"{k}={v}" for k, v in method.options.items()) or "none"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -25,10 +25,14 @@ Work = typer.Option(None, "--work", help="Folder for downloads and candidates.  
 
 
 def say(text: str) -> None:
-    """A line for people, on stderr; control characters from strangers are made visible."""
-    clean = "".join(ch if ch.isprintable() or ch == "\n" else ascii(ch)[1:-1] for ch in text)
+    """A line for people, on stderr."""
     if int(os.environ.get("RANK", "0")) == 0:
-        print(clean, file=sys.stderr, flush=True)
+        print(visible(text), file=sys.stderr, flush=True)
+
+
+def visible(text: str) -> str:
+    """The text with all control characters written out: a stranger's file name must not steer the terminal."""
+    return "".join(ch if ch.isprintable() or ch == "\n" else ascii(ch)[1:-1] for ch in text)
 
 
 def fail(text: str, code: int) -> NoReturn:
@@ -39,13 +43,18 @@ def fail(text: str, code: int) -> NoReturn:
 
 def print_json(value: Any) -> None:
     """One JSON value on one line of stdout."""
-    print(json.dumps(value, ensure_ascii=False), flush=True)
+    _print_json(json.dumps(value, ensure_ascii=False))
 
 
 def print_lines(records: Iterable[Record]) -> None:
     """Records as JSON lines on stdout: what the next stage reads."""
     for record in records:
-        print(record.to_json(), flush=True)
+        _print_json(record.to_json())
+
+
+def _print_json(text: str) -> None:
+    """What cannot be printed occurs inside of strings only: the same JSON with it escaped is fit for any terminal."""
+    print("".join(ch if ch.isprintable() else json.dumps(ch)[1:-1] for ch in text), flush=True)
 
 
 def read_lines(path: str) -> list[str]:
@@ -53,7 +62,8 @@ def read_lines(path: str) -> list[str]:
     from hub_fusion.errors import RecordError
 
     try:
-        return sys.stdin.read().splitlines() if path == "-" else Path(path).read_text().splitlines()
+        text = sys.stdin.read() if path == "-" else Path(path).read_text(encoding="utf-8")
+        return text.split("\n")  # and not splitlines: JSON strings may hold U+2028 and its like
     except (OSError, UnicodeDecodeError) as error:
         raise RecordError(f"cannot read {path}: {error}") from None
 
@@ -91,18 +101,25 @@ def quiet_bars() -> None:
 
 def open_recipe(path: Path, settings: list[str]) -> Recipe:
     """The recipe with ``--set`` applied."""
-    import yaml
-
-    from hub_fusion.errors import RecipeError
     from hub_fusion.recipe import Recipe
 
-    overrides = {}
+    return Recipe.load(path, overrides=parse_settings(settings))
+
+
+def parse_settings(settings: list[str]) -> dict[str, Any]:
+    """``["a.b=3"]`` → ``{"a.b": 3}``; values are YAML."""
+    import yaml
+
+    found = {}
     for setting in settings:
         key, equals, value = setting.partition("=")
-        if not equals:
-            raise RecipeError(f"--set takes KEY=VALUE, not {setting!r}")
-        overrides[key] = yaml.safe_load(value)
-    return Recipe.load(path, overrides=overrides)
+        try:
+            found[key] = yaml.safe_load(value)
+        except (yaml.YAMLError, ValueError) as error:
+            raise typer.BadParameter(f"--set {setting!r}: the value is not YAML: {error}") from None
+        if not equals or not key:
+            raise typer.BadParameter(f"--set takes KEY=VALUE, not {setting!r}")
+    return found
 
 
 def open_compute() -> Compute:
@@ -121,8 +138,19 @@ def work_folder(given: Path | None, base: str) -> Path:
     return cache / "hub_fusion" / base.replace("/", "--")
 
 
-def progress_bar(total: int, what: str) -> Any:
-    """A byte-counting bar on stderr that shows itself only on a terminal; use as a context manager with `update`."""
-    from tqdm.auto import tqdm
+def byte_bar(what: str) -> Callable[[int, int], None] | None:
+    """A bar for (bytes done, bytes in all) on stderr, anew for every piece of work; None where nobody is watching."""
+    if not sys.stderr.isatty():
+        return None
+    from tqdm import tqdm
 
-    return tqdm(total=total, desc=what, unit="B", unit_scale=True, file=sys.stderr, disable=not sys.stderr.isatty())
+    bars: list[Any] = []
+
+    def advance(done: int, total: int) -> None:
+        if not bars:
+            bars.append(tqdm(total=total, desc=what, unit="B", unit_scale=True, file=sys.stderr))
+        bars[0].update(done - bars[0].n)
+        if done >= total:
+            bars.pop().close()
+
+    return advance

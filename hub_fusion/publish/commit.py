@@ -64,7 +64,9 @@ def plan_commit(
     """
     from huggingface_hub import CommitOperationAdd, CommitOperationDelete
 
-    files = {path.name: path for path in sorted(candidate.iterdir()) if path.name in record.weights or path.name == INDEX}
+    files = {
+        path.name: path for path in sorted(candidate.iterdir()) if path.name in record.weights or path.name == INDEX
+    }
     texts = {CARD: card, record_path(record.generation): record.to_json(indent=1) + "\n",
              INDEX_PATH: index.to_json(indent=1) + "\n", RECIPE_PATH: record.recipe}  # fmt: skip
     texts |= {f"fusion/attempts/{a.id}.json": a.to_json(indent=1) + "\n" for a in rejected}
@@ -93,7 +95,9 @@ def publish(
         operations = plan_commit(candidate, record, index, rejected, card, there, keep_formats=keep_formats)
         taken = hub.tags(state.repo).get(tag)
         if taken and hub.branches(state.repo)["main"] == head:  # else it is on a generation that came in between
-            raise HubConflict(f"{state.repo} has a tag {tag} already, on {taken[:8]}, which is no generation: delete it")
+            raise HubConflict(
+                f"{state.repo} has a tag {tag} already, on {taken[:8]}, which is no generation: delete it"
+            )
         try:
             revision = hub.commit(state.repo, operations, _title(record), description=_credits(record), parent=head)
         except HubConflict:
@@ -120,7 +124,8 @@ def _next_head(hub: Hub, state: BaseState, head: str) -> str:
 
 
 def _card(
-    hub: Hub, state: BaseState, record: Generation, index: Index, head: str, there: Mapping[str, FileInfo], license: str | None
+    hub: Hub, state: BaseState, record: Generation, index: Index, head: str, there: Mapping[str, FileInfo],
+    license: str | None,
 ) -> str:  # fmt: skip
     from huggingface_hub import ModelCard
 
@@ -139,10 +144,14 @@ def card_of(hub: Hub, state: BaseState, revision: str | None = None) -> str:
 
     Raises RepoMissing for a generation that is not there, RecordError for gen-0, which has no record.
     """
-    number = state.generation if revision is None else int(revision.removeprefix("gen-")) if revision[4:].isdigit() else -1
+    number = (
+        state.generation if revision is None else int(revision.removeprefix("gen-")) if revision[4:].isdigit() else -1
+    )
     if number not in state.revisions or number == 0:
         known = ", ".join(f"gen-{n}" for n in sorted(state.revisions) if n)
-        raise RecordError(f"{state.repo} has no record of {revision or 'a generation'}; there are {known or 'none yet'}")
+        raise RecordError(
+            f"{state.repo} has no record of {revision or 'a generation'}; there are {known or 'none yet'}"
+        )
     at = state.revisions[number]
     return _card(hub, state, read_record(hub, state.repo, number, at), state.index, at, hub.files(state.repo, at), None)
 

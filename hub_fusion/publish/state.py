@@ -42,6 +42,13 @@ class BaseState:
         """Its commit."""
         return self.revisions[self.generation]
 
+    @property
+    def lineage(self) -> Index:
+        """The index with the commits of all generations; the file cannot hold that of its own."""
+        at = {f"gen-{number}": {"revision": commit} for number, commit in self.revisions.items()}
+        entries = tuple(entry.model_copy(update=at.get(entry.tag or "", {})) for entry in self.index.entries)
+        return self.index.model_copy(update={"entries": entries})
+
 
 def record_path(generation: int) -> str:
     """Where a generation's record is in the repository."""
@@ -49,7 +56,7 @@ def record_path(generation: int) -> str:
 
 
 def open_base(hub: Hub, repo: str, root: str | None = None, *, mend: bool = True) -> BaseState:
-    """Read the base and, unless `mend` is false, tag what lacks its tag: the root, a generation whose publisher was killed.
+    """Read the base and, if `mend`, tag what lacks its tag: the root, a generation whose publisher was killed.
 
     Raises RepoMissing if there is no such repository, RecordError for a lineage that cannot be continued, HubConflict
     for tags and weights that did not come from the loop.

@@ -81,7 +81,7 @@ def test_a_generation_loads_in_a_plain_process(ready: World) -> None:
 
 
 def test_stale_formats_go_and_what_people_wrote_stays(ready: World) -> None:
-    """An old pytorch_model.bin would be another model under the same name; a configuration edited meanwhile is not ours."""
+    """An old pytorch_model.bin would be another model under the same name; an edited configuration is not ours."""
     config = json.loads(ready.text("config.json")) | {"problem_type": "single_label_classification"}
     ready.run()
     edited = json.dumps(config)
