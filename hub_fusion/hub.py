@@ -15,8 +15,10 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
+from urllib.parse import quote
 
 from hub_fusion import __version__
 from hub_fusion.errors import HubConflict, HubError, HubUnreachable, RepoMissing
@@ -64,6 +66,19 @@ class CommitInfo:
     created_at: datetime
 
 
+def _info(data: dict[str, Any]) -> ModelInfo:
+    """A repository's metadata, with its card as the Hub gives it.
+
+    The client turns cards into an object and fails on some: one card with the key ``self`` would end every listing.
+    """
+    from huggingface_hub import ModelInfo
+
+    card = data.pop("cardData", None)
+    info = ModelInfo(**data | {"siblings": data.get("siblings")})
+    info.card_data = card
+    return info
+
+
 class Hub:
     """A Hugging Face Hub, real or local.
 
@@ -100,13 +115,25 @@ class Hub:
 
     def children(self, base: str, relation: str) -> Iterator[ModelInfo]:
         """All repositories whose card declares `base` with this relation, last modified first."""
-        query = f"base_model:{relation}:{base}"
-        expand: Any = LIST_FIELDS
-        yield from self._read(lambda: list(self.api.list_models(filter=query, sort="last_modified", expand=expand)))
+        from huggingface_hub.utils import paginate
+
+        query = {"filter": [f"base_model:{relation}:{base}"], "sort": "lastModified", "expand": LIST_FIELDS}
+        headers = self.api._build_hf_headers()
+        yield from self._read(lambda: [_info(item) for item in paginate(f"{self.endpoint}/api/models", query, headers)])
 
     def model(self, repo: str, revision: str | None = None) -> ModelInfo:
         """Metadata of one repository at a revision (default: main)."""
-        return self._read(lambda: self.api.model_info(repo, revision=revision, timeout=30), repo, revision)
+        from huggingface_hub.utils import get_session, hf_raise_for_status, validate_repo_id
+
+        def fetch() -> ModelInfo:
+            validate_repo_id(repo)
+            url = f"{self.endpoint}/api/models/{repo}" + (f"/revision/{quote(revision, safe='')}" if revision else "")
+            headers = self.api._build_hf_headers()
+            answer = get_session().get(url, params={"expand": LIST_FIELDS}, headers=headers, timeout=30)
+            hf_raise_for_status(answer)
+            return _info(answer.json())
+
+        return self._read(fetch, repo, revision)
 
     def resolve(self, repo: str, revision: str = "main") -> str:
         """The commit (40 hex) behind a branch, tag or short sha."""
@@ -144,9 +171,11 @@ class Hub:
         """
         if not COMMIT.fullmatch(revision):
             revision = self.resolve(repo, revision)
+        ask: Any = partial(self.api.hf_hub_download, cache_dir=self.cache_dir, dry_run=True)
+        size = self._read(lambda: ask(repo, path, revision=revision).file_size, repo, revision, path)
+        if size > max_bytes:
+            raise HubError(f"{repo}/{path} has {size} bytes, more than the {max_bytes} expected of it")
         local = Path(self._read(lambda: self._download(repo, path, revision), repo, revision, path))
-        if local.stat().st_size > max_bytes:
-            raise HubError(f"{repo}/{path} has {local.stat().st_size} bytes, more than the {max_bytes} expected of it")
         return local.read_text(encoding="utf-8", errors="replace")
 
     def download(self, repo: str, path: str, revision: str, folder: Path | None = None) -> Path:

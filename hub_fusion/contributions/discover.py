@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
-from hub_fusion.errors import RepoMissing
+from hub_fusion.errors import HubError, HubUnreachable
 from hub_fusion.records import Contribution, Refusal, Relation
 from hub_fusion.recipe import Recipe, Round
 
@@ -44,7 +44,9 @@ def discover(hub: Hub, recipe: Recipe) -> tuple[list[Contribution], list[Refusal
     for repo in recipe.contributions.include:
         try:
             info = hub.model(repo)
-        except RepoMissing as error:
+        except HubUnreachable:
+            raise
+        except HubError as error:
             refusals.append(
                 Refusal(repo=repo, sha="", author=repo.partition("/")[0], stage="discover", code="not_found",
                         reason=str(error), fix="Check the name in contributions.include, and that the token may read it.")

@@ -58,7 +58,7 @@ def check_metadata(contribution: Contribution, circumstances: Circumstances) -> 
 @rule
 def blocked(c: Contribution, at: Circumstances) -> Refusal | None:
     """Accounts and repositories that the maintainer does not take from."""
-    if c.author in at.recipe.contributions.block or c.repo in at.recipe.contributions.block:
+    if {c.author.lower(), c.repo.lower()} & {name.lower() for name in at.recipe.contributions.block}:
         return c.refuse("filter", "blocked", "The maintainers of this base do not take contributions from here.",
                         "Ask them in a discussion on the base's page.")  # fmt: skip
     return None
@@ -133,7 +133,7 @@ def license_not_allowed(c: Contribution, at: Circumstances) -> Refusal | None:
     if c.license is None:
         return c.refuse("filter", "license_missing", "Its card names no licence, or not exactly one.",
                         f"Add a license to the card; allowed are {', '.join(allowed[:8])} …")  # fmt: skip
-    if c.license.lower() not in allowed:
+    if c.license.lower() not in {name.lower() for name in allowed}:
         return c.refuse("filter", "license_not_allowed", f"Its licence {c.license} would bind every later generation.",
                         f"Publish it under one of {', '.join(allowed[:8])} … if you may.")  # fmt: skip
     return None
