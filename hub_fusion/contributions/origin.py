@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import bisect
 import json
+import re
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING
 
-from hub_fusion.errors import HubError
+from hub_fusion.errors import HubError, HubUnreachable
 from hub_fusion.records import Contribution, KnownBy
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ class Generations:
     @classmethod
     def of(cls, hub: Hub, base: str) -> Generations:
         """Read tags and history. A commit between two generations (a card edit) has the earlier one's weights."""
-        tags = {sha: int(tag[4:]) for tag, sha in hub.tags(base).items() if tag.startswith("gen-") and tag[4:].isdigit()}
+        tags = {sha: int(tag[4:]) for tag, sha in hub.tags(base).items() if tag.startswith("gen-") and tag[4:].isdecimal()}
         commits, history = [], {}
         newest: int | None = None
         for commit in reversed(hub.commits(base)):
@@ -45,9 +46,10 @@ class Generations:
         return next(sha for number, sha, _ in self.commits if number == generation)
 
     def find(self, claim: str) -> int | None:
-        """The generation behind a sha or tag, or None."""
-        if claim in self.history:
-            return self.history[claim]
+        """The generation behind a tag or a sha (of seven digits or more), or None."""
+        if re.fullmatch("[0-9a-f]{7,40}", claim.lower()):
+            found = {generation for sha, generation in self.history.items() if sha.startswith(claim.lower())}
+            return found.pop() if len(found) == 1 else None
         return next((number for number, _, _ in self.commits if claim == f"gen-{number}"), None)
 
     def at(self, date: datetime) -> int:
@@ -79,6 +81,8 @@ def _peft_revision(contribution: Contribution, hub: Hub) -> str | None:
     try:
         text = hub.read_text(contribution.repo, "adapter_config.json", revision=contribution.sha, max_bytes=1_000_000)
         revision = json.loads(text).get("revision")
+    except HubUnreachable:
+        raise  # without an answer the date would decide, and the change be taken against another generation
     except (HubError, ValueError, AttributeError, RecursionError):
         return None  # the screen reads the same file and refuses it with a reason
     return revision if isinstance(revision, str) else None

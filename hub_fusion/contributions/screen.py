@@ -11,12 +11,12 @@ import statistics
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hub_fusion.contributions.discover import EPOCH
-from hub_fusion.errors import HeaderError, RepoMissing, WeightsError
+from hub_fusion.errors import HeaderError, HubError, HubUnreachable, WeightsError
 from hub_fusion.recipe import Recipe, Screen
 from hub_fusion.records import Contribution, Refusal
 from hub_fusion.weights.adapter import LoraConfig, MemoryNames, plan_adapter
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from hub_fusion.weights.compute import Compute
 
 COPY_DISTANCE = 0.05  # of the longer: saving in 16 bits moves a task vector by about 1 %, another seed by about 100 %
+NEVER = datetime.max.replace(tzinfo=UTC)
 ARCHITECTURE_FIX = "Train from this base without changing its layers; new heads are fine."
 Say = Callable[[str], None]
 
@@ -68,7 +69,9 @@ def check_headers(
         return [], c.refuse("screen", error.code, f"It does not fit the base: {error}.", ARCHITECTURE_FIX)
     except HeaderError as error:
         return [], c.refuse("screen", "malformed_weights", f"{error}.", "Save it again with safetensors and upload it.")
-    except (WeightsError, RepoMissing, KeyError) as error:
+    except HubUnreachable:
+        raise  # not the contribution's fault
+    except (WeightsError, HubError, KeyError) as error:
         return [], c.refuse("screen", "unsupported_weights", f"{error}.", "Publish the full model in safetensors.")
     return names, None
 
@@ -90,7 +93,9 @@ def screen(
                 folder = spool.fetch(hub, c.repo, c.sha, [sizes[name] for name in names])
                 spooled.append((c, Source(c.key, folder, origins[c.generation or 0], c.relation)))
                 continue
-            except WeightsError as error:
+            except HubUnreachable:
+                raise
+            except (WeightsError, HubError) as error:
                 refusal = c.refuse("screen", "not_fetched", f"{error}.", "Nothing you can do; it is tried again next time.")
         refusals.append(refusal)
     if not spooled:
@@ -130,7 +135,7 @@ def judge_tensors(
         else:
             alive.append(i)
     first: list[int] = []
-    for i in sorted(alive, key=lambda i: (candidates[i].created_at or EPOCH, candidates[i].key)):
+    for i in sorted(alive, key=lambda i: (candidates[i].created_at or NEVER, candidates[i].key)):
         original = next((j for j in first if measures.distance(i, j) < COPY_DISTANCE), None)
         if original is None:
             first.append(i)
@@ -169,6 +174,6 @@ def _judge_norms(
 def votes(contributions: Sequence[Contribution], vote: str) -> list[float]:
     """Weights that add up to 1: one vote for each account (split over its contributions) or for each contribution."""
     if vote == "contribution":
-        return [1 / len(contributions)] * len(contributions)
+        return [1 / len(contributions) for _ in contributions]
     per_author = Counter(c.author for c in contributions)
     return [1 / len(per_author) / per_author[c.author] for c in contributions]

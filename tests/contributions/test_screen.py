@@ -1,0 +1,201 @@
+"""The rules on tensors, from Gram matrices made for each case; then the whole screen on a Hub."""
+
+from __future__ import annotations
+
+import math
+from datetime import UTC, datetime, timedelta
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.torch import save
+
+from hub_fusion.contributions.screen import judge_tensors, votes
+from hub_fusion.recipe import Screen
+from hub_fusion.records import Contribution
+from hub_fusion.weights.measure import Measures
+
+from .world import World, adapter_files, finetuned, tensors
+
+START = datetime(2030, 1, 1, tzinfo=UTC)
+RULE = Screen()
+
+
+def crowd(n: int) -> list[Contribution]:
+    """Contributions u0/m … made one day after the other."""
+    return [
+        Contribution(repo=f"u{i}/m", sha="a" * 40, relation="finetune", author=f"u{i}", created_at=START + timedelta(i))
+        for i in range(n)
+    ]
+
+
+def gram(*vectors: list[float]) -> np.ndarray:
+    """The Gram matrix of these task vectors."""
+    rows = np.asarray(vectors, dtype=float)
+    return rows @ rows.T
+
+
+def axes(*lengths: float) -> np.ndarray:
+    """Task vectors that are orthogonal to each other, of these lengths."""
+    return np.diag(np.square(np.asarray(lengths, dtype=float)))
+
+
+def judged(matrix: np.ndarray, rule: Screen = RULE, **facts: dict[int, str]) -> tuple[list[int], dict[str, str], list[float]]:
+    """Survivors, refused repositories with their codes, and scales."""
+    kept, refusals, scales = judge_tensors(crowd(len(matrix)), Measures(matrix, **facts), rule)
+    assert all(r.stage == "screen" and r.reason and r.fix for r in refusals)
+    return kept, {r.repo: r.code for r in refusals}, scales
+
+
+def test_a_good_round_passes_whole() -> None:
+    """Nobody is capped where all are alike."""
+    assert judged(axes(1, 1.1, 0.9, 1, 1.2)) == ([0, 1, 2, 3, 4], {}, [1.0] * 5)
+
+
+def test_not_finite_and_unchanged_are_refused() -> None:
+    """NaN by the tensor's name; zero by its norm."""
+    matrix = axes(1, 0, 1)
+    matrix[2, 2] = math.nan
+    kept, refusals, _ = judged(matrix, not_finite={2: "encoder.weight"})
+    assert kept == [0]
+    assert refusals == {"u1/m": "unchanged", "u2/m": "not_finite"}
+    _, more, _ = judge_tensors(crowd(3), Measures(matrix, {2: "encoder.weight"}), RULE)
+    assert "encoder.weight" in next(r.reason for r in more if r.code == "not_finite")
+
+
+def test_a_body_that_did_not_change_is_refused_whatever_its_heads_did() -> None:
+    """It has nothing for the next finetuner."""
+    kept, refusals, _ = judge_tensors(crowd(2), Measures(axes(0, 1), heads=[4.0, 0.0]), RULE)
+    assert kept == [1]
+    assert [r.code for r in refusals] == ["unchanged"]
+
+
+def test_of_copies_the_first_one_wins() -> None:
+    """By the date of the repository, not by its name; the refusal names the original."""
+    people = [c.model_copy(update={"created_at": START - timedelta(i)}) for i, c in enumerate(crowd(3))]
+    copies = Measures(gram([1, 0], [1, 0], [1, 1e-4]))
+    kept, refusals, _ = judge_tensors(people, copies, RULE)
+    assert kept == [2]
+    assert [(r.repo, r.code) for r in refusals] == [("u1/m", "copy"), ("u0/m", "copy")]
+    assert all("u2/m" in r.reason for r in refusals)
+
+
+def test_copies_of_one_date_are_decided_by_name() -> None:
+    """In any order of the round the same one wins; a repository without a date is not the first."""
+    people = [c.model_copy(update={"created_at": START}) for c in crowd(2)]
+    for order in ((0, 1), (1, 0)):
+        kept, _, _ = judge_tensors([people[i] for i in order], Measures(gram([1], [1])), RULE)
+        assert [people[order[i]].repo for i in kept] == ["u0/m"]
+    undated = crowd(2)[0].model_copy(update={"created_at": None})
+    kept, _, _ = judge_tensors([undated, people[1]], Measures(gram([1], [1])), RULE)
+    assert kept == [1]
+
+
+def test_half_of_another_or_its_opposite_is_not_a_copy() -> None:
+    """Somewhat different training must not be lost."""
+    assert judged(gram([1, 0], [0.5, 0], [-1, 0], [1, 0.2]))[0] == [0, 1, 2, 3]
+
+
+def test_a_long_task_vector_is_capped_and_a_far_too_long_one_refused() -> None:
+    """Cap at max(median + 3·MAD, 1½·median): lengths 1, 1, 1, 1, 3 have median 1 and MAD 0, so 3 becomes 1½."""
+    kept, refusals, scales = judged(axes(1, 1, 1, 1, 3))
+    assert (kept, refusals) == ([0, 1, 2, 3, 4], {})
+    assert scales == [1, 1, 1, 1, pytest.approx(0.5)]
+    kept, refusals, scales = judged(axes(1, 1, 1, 1, 10.1))
+    assert (kept, refusals) == ([0, 1, 2, 3], {"u4/m": "norm_outlier"})
+    assert judged(axes(1, 1, 1, 1, 9.9))[0] == [0, 1, 2, 3, 4]
+
+
+def test_the_spread_of_a_round_raises_its_cap() -> None:
+    """Lengths 1, 2, 3, 4, 9: median 3, MAD 1, so the cap is 6."""
+    assert judged(axes(1, 2, 3, 4, 9))[2] == [1, 1, 1, 1, pytest.approx(6 / 9)]
+
+
+def test_heads_count_for_the_norm() -> None:
+    """What is fused is capped, heads too: five bodies of length 1, one of them with a head of length √8."""
+    _, _, scales = judge_tensors(crowd(5), Measures(axes(1, 1, 1, 1, 1), heads=[0, 0, 0, 0, 8.0]), RULE)
+    assert scales == [1, 1, 1, 1, pytest.approx(0.5)]
+
+
+def test_fewer_than_five_are_neither_capped_nor_refused() -> None:
+    """A median of four is no law; the gate still measures the result."""
+    assert judged(axes(1, 1, 1, 1000)) == ([0, 1, 2, 3], {}, [1.0] * 4)
+    assert judged(axes(1, 1, 1000), Screen(min_for_norms=3))[1] == {"u2/m": "norm_outlier"}
+
+
+def test_copies_and_broken_ones_do_not_count_for_the_median() -> None:
+    """Ten copies of a huge one would otherwise make honest ones look small."""
+    vectors = [[100.0, 0, 0, 0, 0]] * 10 + [[0.0] * i + [1.0] + [0.0] * (4 - i) for i in range(1, 5)]
+    kept, refusals, _ = judged(gram(*vectors))
+    assert kept == [10, 11, 12, 13]
+    assert sorted(set(refusals.values())) == ["copy", "norm_outlier"]
+
+
+@settings(max_examples=60, deadline=None)
+@given(lengths=st.lists(st.floats(0.0, 1e6), min_size=1, max_size=12))
+def test_every_candidate_is_kept_or_refused_once_and_no_scale_is_above_one(lengths: list[float]) -> None:
+    """And what is kept is, after its scale, not longer than 1½ medians or the spread allows."""
+    kept, refusals, scales = judged(axes(*lengths))
+    assert len(kept) + len(refusals) == len(lengths)
+    assert all(0 < scale <= 1 for scale in scales)
+
+
+@pytest.mark.parametrize("vote", ["account", "contribution"])
+def test_votes_add_up_to_one(vote: str) -> None:
+    """Also of none: a round of which nothing is left is not an error."""
+    people = [c.model_copy(update={"author": a}) for c, a in zip(crowd(4), ["ann", "ann", "bob", "ann"], strict=True)]
+    expected = {"account": [1 / 6, 1 / 6, 1 / 2, 1 / 6], "contribution": [1 / 4] * 4}
+    assert votes(people, vote) == pytest.approx(expected[vote])
+    assert votes([], vote) == []
+
+
+# on a Hub ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_round_of_good_and_bad_contributions(world: World) -> None:
+    """Survivors carry what the record needs: weight, norm, cosine; each refusal its code."""
+    good = [world.contribute({"model.safetensors": save(finetuned(i))}) for i in (1, 2)]
+    prefixed = {f"bert.{name}": t for name, t in finetuned(3).items()} | {"classifier.weight": torch.ones(2, 4)}
+    good.append(world.contribute({"model.safetensors": save(prefixed)}))
+    adapter = world.contribute(adapter_files())
+    bad = {
+        "unchanged": {"model.safetensors": save(tensors())},
+        "copy": {"model.safetensors": save(finetuned(1))},
+        "shape_mismatch": {"model.safetensors": save(tensors() | {"embeddings.LayerNorm.bias": torch.ones(5)})},
+        "architecture_mismatch": {"model.safetensors": save({"encoder.w": torch.ones(2)})},
+        "unsupported_weights": {"model.safetensors.index.json": b'{"weight_map": {"w": "gone.safetensors"}}'},
+    }
+    refused = {world.contribute(files): code for code, files in bad.items()}
+    found = [world.contribution(repo) for repo in (*good, *refused)] + [world.contribution(adapter, "adapter")]
+    screened = world.screen(*found)
+    assert {r.repo: r.code for r in screened.refusals} == refused
+    assert {c.repo for c in screened.contributions} == {*good, adapter}
+    assert sum(s.weight for s in screened.sources) == pytest.approx(1)
+    for c, source in zip(screened.contributions, screened.sources, strict=True):
+        assert (source.key, source.weight, source.scale) == (c.key, c.weight, c.scale)
+        assert c.norm is not None
+        assert c.norm > 0
+        assert c.cosine is not None
+        assert -1 <= c.cosine <= 1
+        assert c.cosine != 0
+
+
+@pytest.mark.parametrize("vote", ["account", "contribution"])
+def test_a_round_of_which_nothing_is_left_is_empty(world: World, vote: str) -> None:
+    """Not an error: the loop waits for more."""
+    repo = world.contribute({"model.safetensors": save(tensors())})
+    screened = world.screen(world.contribution(repo), vote=vote)
+    assert (screened.contributions, [r.code for r in screened.refusals]) == ([], ["unchanged"])
+
+
+def test_a_repository_that_vanishes_is_refused_and_the_round_goes_on(world: World) -> None:
+    """Between listing and download its author may delete it."""
+    good = world.contribution(world.contribute({"model.safetensors": save(finetuned(1))}))
+    user = good.author
+    gone = world.contribution(world.contribute({"model.safetensors": save(finetuned(2))}, user=f"{user}x"))
+    world.api(f"{user}x").delete_repo(gone.repo)
+    screened = world.screen(gone, good)
+    assert [c.repo for c in screened.contributions] == [good.repo]
+    assert [r.repo for r in screened.refusals] == [gone.repo]
