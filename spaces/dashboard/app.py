@@ -1,0 +1,21 @@
+"""The dashboard: what one base on the Hub has become, read only. Settings are in README.md."""
+
+import os
+
+os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read when gradio is imported
+os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
+
+from page import STYLE, THEME, build
+from reader import Reader
+
+if __name__ == "__main__":
+    reader = Reader.from_environment()
+    reader.start()
+    reader.first.wait(3)  # the page is built with data where the Hub is quick, and without where it is not
+    demo = build(reader)
+    demo.queue(default_concurrency_limit=20, max_size=200)
+    demo.launch(
+        theme=THEME, css_paths=[STYLE], ssr_mode=False, run_history=False, enable_monitoring=False,
+        footer_links=["gradio", "settings"], max_file_size="1b", show_error=False, pwa=False, mcp_server=False,
+        state_session_capacity=500,
+    )  # fmt: skip
