@@ -17,7 +17,7 @@ def demo(
     generations: int = typer.Option(7, "--generations", min=1, max=50, help="Generations to publish after gen-0."),
     root: Path | None = typer.Option(None, "--root", help="Keep the local Hub's storage here.  [default: thrown away]"),
     keep_serving: bool = typer.Option(False, "--keep-serving", help="Serve the Hub until interrupted."),
-    endpoint: str | None = typer.Option(None, "--endpoint", help="Another Hub, with a token in HF_TOKEN: private repos."),
+    endpoint: str | None = typer.Option(None, "--endpoint", help="Another Hub (token: HF_TOKEN); makes private repos."),
     clean: bool = typer.Option(False, "--clean", help="With --endpoint: delete the demo's repositories and stop."),
     json: bool = Json,
 ) -> None:  # fmt: skip
@@ -81,6 +81,8 @@ def show(found: dict[str, Any], root: Path | None) -> None:
     say(f"Load one:    HF_ENDPOINT={address} python -c 'from transformers import AutoModelForImageClassification as M; "
         f'print(M.from_pretrained("{found["base"]}", revision="{last["tag"]}", num_labels=3))\'')  # fmt: skip
     say(f"Look at all: hub-fusion lineage {found['base']} --endpoint {address}")
+    reads = "" if root is not None else "HUB_FUSION_READ_TOKEN=hf_… "  # on another Hub the demo's base is private
+    say(f"In browser:  {reads}hub-fusion space serve {found['base']} --endpoint {address}")
 
 
 COMMANDS = [demo]

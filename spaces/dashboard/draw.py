@@ -1,7 +1,7 @@
 """The data as HTML: numbers are put into words and places here, Jinja templates put them into tags and escape them.
 
-The templates are rendered on the server, and gr.HTML gets the result as its value. Data must not reach gr.HTML as
-properties of its own `{{ }}` templates: it evaluates what they produce once more, as a JavaScript template literal, so that
+The templates are rendered on the server, and gr.HTML gets the result as its value. Data must not reach gr.HTML through
+its own `{{ }}` templates: what they produce is evaluated once more, as a JavaScript template literal, so that
 ``${alert(1)}`` in a contributor's text would run (gradio 6.31).
 """
 
@@ -52,8 +52,9 @@ def draw(data: Data, wanted: str | None, now: datetime) -> Page:
     metric = headline(data, chosen)
     return Page(
         head=TEMPLATES.get_template("head.html").render(
-            base=data.base or "No base is set", url=repo_url(data, data.base), strip=strip(data, now), notice=notice,
-            verdict=verdict(data, chosen, metric), withdrawn=chosen.name if chosen and chosen.status == "yanked" else "",
+            base=data.base or "No base is set", url=repo_url(data, data.base), strip=strip(data, now),
+            verdict=verdict(data, chosen, metric), notice=notice,
+            withdrawn=chosen.name if chosen and chosen.status == "yanked" else "",
         ),
         chart=TEMPLATES.get_template("chart.html").render(chart(data, chosen, metric)),
         snippet=snippet(data, chosen),
@@ -110,7 +111,8 @@ def verdict(data: Data, chosen: Attempt | None, metric: Metric | None) -> str:
     else:
         people = f" by {count(len(chosen.authors), 'account')}" if 0 < len(chosen.authors) < 20 else ""
         into = f" into gen-{chosen.parent}" if chosen.parent is not None else ""
-        text = f"{chosen.name}: {count(chosen.contributions, 'contribution')}{people} fused{into}, {day(chosen.created_at)}."
+        what = count(chosen.contributions, "contribution")
+        text = f"{chosen.name}: {what}{people} fused{into}, {day(chosen.created_at)}."
     score = chosen.scores.get(metric) if metric else None
     if metric and score:
         text += f" Mean accuracy, {words(metric)}: {percent(score.mean)} % (95 % interval {span(score)})"
@@ -142,8 +144,8 @@ def chart(data: Data, chosen: Attempt | None, metric: Metric | None) -> dict[str
     metrics = sorted({m for a in data.attempts if isinstance(a, Attempt) for m in a.scores}, key=_rank)
     table = [{"name": a.name, "status": a.status, "cells": [_cell(a.scores.get(m)) for m in metrics]}
              for a in data.attempts if isinstance(a, Attempt)]  # fmt: skip
-    head = {"metric": words(metric) if metric else "", "headers": [words(m) for m in metrics], "table": table[-MAX_ROWS:],
-            "width": WIDTH, "height": HEIGHT}  # fmt: skip
+    head = {"metric": words(metric) if metric else "", "headers": [words(m) for m in metrics],
+            "table": table[-MAX_ROWS:], "width": WIDTH, "height": HEIGHT}  # fmt: skip
     if not measured:
         return head | {"marks": [], "lines": [], "bands": [], "ticks": [], "labels": [], "suites": False, "summary": ""}
     ticks = _ticks(min(s.low for s in measured), max(s.high for s in measured))
@@ -205,11 +207,13 @@ def generation(data: Data, chosen: Attempt | None) -> dict[str, Any]:
     lost = f"{count(record.unreadable, 'row')} of its record cannot be read. " if record.unreadable else ""
     return shown | {
         "note": lost + (f"{count(hidden, 'further row')} in the record." if hidden else ""),
-        "credits": [{"repo": c.repo, "url": repo_url(data, c.repo, c.sha), "author": c.author, "relation": c.relation,
-                     "task": c.task, "license": c.license, "weight": "" if c.weight is None else f"{percent(c.weight)} %",
-                     "capped": f"to {percent(c.scale)} %" if c.scale < 1 else ""} for c in record.credits[:MAX_ROWS]],
-        "refusals": [{"repo": r.repo, "url": repo_url(data, r.repo, r.sha), "code": r.code, "reason": r.reason, "fix": r.fix}
-                     for r in record.refusals[:MAX_ROWS]],
+        "credits": [
+            {"repo": c.repo, "url": repo_url(data, c.repo, c.sha), "author": c.author, "relation": c.relation,
+             "task": c.task, "license": c.license, "weight": "" if c.weight is None else f"{percent(c.weight)} %",
+             "capped": f"to {percent(c.scale)} %" if c.scale < 1 else ""} for c in record.credits[:MAX_ROWS]],
+        "refusals": [
+            {"repo": r.repo, "url": repo_url(data, r.repo, r.sha), "code": r.code, "reason": r.reason, "fix": r.fix}
+            for r in record.refusals[:MAX_ROWS]],
     }  # fmt: skip
 
 

@@ -1,9 +1,9 @@
 """What a base's repository says about itself, as values: attempts, contributions, refusals, the watcher's status.
 
 Plain Python on purpose: the Space holds this folder and two packages. The format is that of hub_fusion's records; its
-JSON Schemas are in hub_fusion/schemas/. Nothing is trusted: every attempt, contribution and refusal is checked by itself,
-and one that cannot be read becomes an `Unreadable` and does not take the others with it. Text is cut to a length and
-freed of characters that cannot be printed or turn the direction of writing; escaping is the business of who draws it.
+JSON Schemas are in hub_fusion/schemas/. Nothing is trusted: every attempt, contribution and refusal is checked by
+itself; an attempt that cannot be read becomes an `Unreadable` and does not take the others with it. Text is cut to a
+length and freed of characters that cannot be printed or turn the direction of writing; who draws it escapes it.
 """
 
 from __future__ import annotations
@@ -257,13 +257,13 @@ def _scores(data: Mapping[str, Any], name: str, least: float) -> dict[Metric, Sc
 def _credit(data: Mapping[str, Any]) -> Credit:
     scale = _number(data, "scale", default=1.0)
     assert scale is not None
-    return Credit(_name(data), _sha(data), _text(data, "author", 100), _text(data, "relation", 20), _text(data, "license", 60),
-                  _text(data, "task", 120), _number(data, "weight"), scale)  # fmt: skip
+    return Credit(_name(data), _sha(data), _text(data, "author", 100), _text(data, "relation", 20),
+                  _text(data, "license", 60), _text(data, "task", 120), _number(data, "weight"), scale)  # fmt: skip
 
 
 def _refusal(data: Mapping[str, Any]) -> Refusal:
-    return Refusal(_name(data), _sha(data), _text(data, "author", 100), _text(data, "code", 60), _text(data, "reason", 500),
-                   _text(data, "fix", 500))  # fmt: skip
+    return Refusal(_name(data), _sha(data), _text(data, "author", 100), _text(data, "code", 60),
+                   _text(data, "reason", 500), _text(data, "fix", 500))  # fmt: skip
 
 
 def _each(items: Iterable[Any], read: Any) -> tuple[list[Any], int]:

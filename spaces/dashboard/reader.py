@@ -1,8 +1,8 @@
 """Reads a base's lineage from the Hub in the background, so that no visitor ever waits for the Hub.
 
-A thread asks every five minutes, and after a failure in 30 seconds, then in twice that, up to an hour. What it found is
-`Reader.data`, an immutable value that is swapped as a whole. huggingface_hub's own downloads repeat a failed request for
-23 seconds; here every file has 5 seconds, once.
+A thread asks every five minutes, and after a failure in 30 seconds, then in twice that, up to an hour. What it found
+is `Reader.data`, an immutable value that is swapped as a whole. huggingface_hub's own downloads repeat a failed request
+for 23 seconds; here every file has 5 seconds, once.
 """
 
 from __future__ import annotations
@@ -71,8 +71,8 @@ class Reader:
         except HFValidationError:
             valid = False
         if not valid:
-            self.data = Data("", "", trouble="Set HUB_FUSION_BASE to the base's repository, account/name, and HF_ENDPOINT "
-                             "to a URL or not at all.")  # fmt: skip
+            self.data = Data("", "", trouble="Set HUB_FUSION_BASE to the base's repository, account/name, and "
+                             "HF_ENDPOINT to a URL or not at all.")  # fmt: skip
         elif snapshot.is_file():
             self.data = from_snapshot(snapshot, self.data)
 
