@@ -5,7 +5,7 @@ offset. Body tensors take all contributions; shared heads (language-model heads,
 the weights scaled up to 1; task heads are left out, or kept as the base has them. Tied weights are stored once and so
 fused once. Memory holds one block of rows of all contributions, whatever the size of model or tensor. Many processes
 share the tensors by bytes and write into the same files: the bytes do not depend on how many they are.
-Not covered: going on with a killed fuse (it starts over), methods that must see a whole tensor.
+Not covered: going on with a killed fuse (it starts over).
 """
 
 from __future__ import annotations
@@ -17,14 +17,16 @@ import shutil
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from hub_fusion.errors import WeightsError
-from hub_fusion.merge import find_method
+from hub_fusion.merge import BoundMethod, find_method
 from hub_fusion.weights import writer
 from hub_fusion.weights.checkpoint import FLOATS, TORCH_NAMES, Checkpoint, TensorSpec
-from hub_fusion.weights.deltas import Deltas, Source, row_blocks, rows_of
+from hub_fusion.weights.deltas import Deltas, Source, rows_of
+from hub_fusion.weights.slices import BLOCK_ELEMENTS, Slices
 from hub_fusion.weights.names import kind_of
 
 if TYPE_CHECKING:
@@ -32,9 +34,7 @@ if TYPE_CHECKING:
 
     from hub_fusion.weights.compute import Compute
 
-    Formula = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
-BLOCK_ELEMENTS = 4_000_000  # of one tensor: 16 MB a contribution in float32
 STALE = (".bin", ".h5", ".msgpack", ".pt", ".pth", ".ckpt", ".onnx", ".gguf", ".safetensors", ".safetensors.index.json",
          ".bin.index.json")  # fmt: skip
 Progress = Callable[[int, int], None]  # bytes written so far by this process, and of its share
@@ -52,6 +52,7 @@ class FusePlan:
     step: float = 1.0  # part of the way from the base to the merged model
     heads: Literal["drop", "keep"] = "drop"
     dtype: str | None = None  # safetensors name of the output's float dtype; None: the base's
+    seed: int = 0  # of methods with randomness
 
 
 @dataclass(frozen=True)
@@ -104,8 +105,9 @@ def fuse(plan: FusePlan, compute: Compute, progress: Progress | None = None) -> 
     total, done = sum(spec.size_bytes for spec in share), 0
     for spec in share:
         taking = [d for d in opened if d.source.weight and d.takes_part(spec.name)]
-        for start, stop in row_blocks(spec.shape, BLOCK_ELEMENTS):
-            rows = _fused_rows(plan, base, spec, taking, formula, start, stop, compute.device)
+        tensor = Slices(plan, spec, taking, formula, compute.device)
+        for start, stop in tensor.blocks:
+            rows = _fused_rows(plan, base, spec, tensor, formula, start, stop, compute.device)
             data = _bytes(rows)
             row_bytes = spec.size_bytes // (spec.shape[0] if spec.shape else 1)
             writer.write(plan.out, spec, data, start * row_bytes)
@@ -124,10 +126,10 @@ def fuse(plan: FusePlan, compute: Compute, progress: Progress | None = None) -> 
 
 def describe(plan: FusePlan) -> dict[str, Any]:
     """What a plan would read, write and need, from headers alone. Raises as `fuse` does before it reads weights."""
-    _, base, opened, dropped = _open(plan)
+    formula, base, opened, dropped = _open(plan)
     sources = [d.source for d in opened]
     specs = [spec for file in writer.plan_layout(base, dropped, plan.dtype).values() for spec in file]
-    largest_row = max((s.size_bytes // max(s.shape[0], 1) for s in specs if s.shape), default=0)
+    block = max((max(prod(s.shape[1:]), prod(s.shape) if formula.method.whole else 0) for s in specs), default=0)
     read = [sum(d.files[n].size_bytes for n in d.used) for d in opened]
     return {
         "method": plan.method,
@@ -135,13 +137,13 @@ def describe(plan: FusePlan) -> dict[str, Any]:
         "tensors": len(specs),
         "bytes": sum(s.size_bytes for s in specs),
         "dropped": list(dropped),
-        "memory_bytes": 4 * max(BLOCK_ELEMENTS, largest_row) * (len(sources) + 3),
+        "memory_bytes": 4 * max(BLOCK_ELEMENTS, block) * (len(sources) + 3),
         "sources": [{"key": s.key, "relation": s.relation, "weight": s.weight, "scale": s.scale, "bytes": size}
                     for s, size in zip(sources, read, strict=True)],
     }  # fmt: skip
 
 
-def _open(plan: FusePlan) -> tuple[Formula, Checkpoint, list[Deltas], tuple[str, ...]]:
+def _open(plan: FusePlan) -> tuple[BoundMethod, Checkpoint, list[Deltas], tuple[str, ...]]:
     """The bound method, the base, the sources in canonical order, the heads to drop; from headers, after all checks."""
     formula = find_method(plan.method).bind(plan.options)
     base = Checkpoint.open(plan.base)
@@ -152,19 +154,18 @@ def _open(plan: FusePlan) -> tuple[Formula, Checkpoint, list[Deltas], tuple[str,
 
 
 def _fused_rows(
-    plan: FusePlan, base: Checkpoint, spec: TensorSpec, taking: list[Deltas], formula: Formula, start: int, stop: int,
+    plan: FusePlan, base: Checkpoint, spec: TensorSpec, tensor: Slices, formula: BoundMethod, start: int, stop: int,
     device: str,
 ) -> torch.Tensor:  # fmt: skip
     """Rows [start, stop) of the output tensor, in its output dtype, on the CPU."""
     import torch
 
     dtype = getattr(torch, TORCH_NAMES[spec.dtype])
-    if base[spec.name].dtype not in FLOATS or not taking or kind_of(spec.name) == "task":
+    if base[spec.name].dtype not in FLOATS or not tensor.taking or kind_of(spec.name) == "task":
         stored = base.read(spec.name)
         return (stored.reshape(1) if stored.dim() == 0 else stored[start:stop]).to(dtype)
-    weights = torch.tensor([d.source.weight for d in taking], dtype=torch.float64)
-    deltas = torch.stack([d.rows(spec.name, start, stop, device).mul_(d.source.scale) for d in taking])
-    merged = formula(deltas, (weights / weights.sum()).to(device=device, dtype=torch.float32))
+    deltas = tensor.deltas(start, stop)
+    merged = formula(deltas, tensor.weights, **tensor.inputs(deltas, start))
     merged = merged.masked_fill(merged == 0, -0.0)  # x + (−0) is x for every x, but −0 + 0 is 0: no change, no change of bytes
     return rows_of(base, spec.name, start, stop, device).add_(merged, alpha=plan.step).to(device="cpu", dtype=dtype)
 

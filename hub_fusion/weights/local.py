@@ -22,7 +22,8 @@ DTYPES = {"fp32": "F32", "float32": "F32", "fp16": "F16", "float16": "F16", "bf1
 def fuse_models(
     base: str | Path, contributions: Sequence[str | Path], out: Path, *, method: str = "mean",
     options: Mapping[str, Any] | None = None, weights: Sequence[float] | None = None,
-    heads: Literal["drop", "keep"] = "keep", dtype: str | None = None, hub: Hub | None = None, compute: Compute | None = None,
+    heads: Literal["drop", "keep"] = "keep", dtype: str | None = None, seed: int = 0, hub: Hub | None = None,
+    compute: Compute | None = None,
 ) -> FuseReport:  # fmt: skip
     """Fuse finetunes and adapters of `base` into the folder `out`, which loads with from_pretrained.
 
@@ -33,7 +34,7 @@ def fuse_models(
         >>> fuse_models("acme/base", ["ann/finetune", "bob/lora"], Path("merged"))
     """
     plan = plan_local(base, contributions, out, method=method, options=options, weights=weights, heads=heads, dtype=dtype,
-                      hub=hub)  # fmt: skip
+                      seed=seed, hub=hub)  # fmt: skip
     if compute is None:
         from hub_fusion.weights.compute import Compute
 
@@ -44,7 +45,7 @@ def fuse_models(
 def plan_local(
     base: str | Path, contributions: Sequence[str | Path], out: Path, *, method: str = "mean",
     options: Mapping[str, Any] | None = None, weights: Sequence[float] | None = None,
-    heads: Literal["drop", "keep"] = "keep", dtype: str | None = None, hub: Hub | None = None,
+    heads: Literal["drop", "keep"] = "keep", dtype: str | None = None, seed: int = 0, hub: Hub | None = None,
 ) -> FusePlan:  # fmt: skip
     """The plan of `fuse_models`; repositories are downloaded for it. Raises as `fuse_models`."""
     if weights is not None and len(weights) != len(contributions):
@@ -54,11 +55,11 @@ def plan_local(
     base_folder = checkpoint_folder(str(base), hub)
     folders = [checkpoint_folder(str(c), hub) for c in contributions]
     sources = tuple(
-        Source(_key(str(c), folder), folder, base_folder,
+        Source(key, folder, base_folder,
                "adapter" if (folder / "adapter_model.safetensors").is_file() else "finetune", weight)
-        for c, folder, weight in zip(contributions, folders, weights or [1.0] * len(folders), strict=True)
+        for key, folder, weight in zip(_keys(contributions, folders), folders, weights or [1.0] * len(folders), strict=True)
     )  # fmt: skip
-    return FusePlan(base_folder, out, sources, method, dict(options or {}), 1.0, heads, DTYPES.get(dtype or "", dtype))
+    return FusePlan(base_folder, out, sources, method, dict(options or {}), 1.0, heads, DTYPES.get(dtype or "", dtype), seed)
 
 
 def checkpoint_folder(target: str, hub: Hub | None = None) -> Path:
@@ -78,6 +79,15 @@ def checkpoint_folder(target: str, hub: Hub | None = None) -> Path:
     return fetch_checkpoint(hub, repo, hub.resolve(repo, revision or "main"))
 
 
-def _key(target: str, folder: Path) -> str:
-    """Canonical order: locally by the folder's name (its whole path where names repeat), else by repository and commit."""
-    return f"{folder.resolve().name} {folder.resolve()}" if Path(target).is_dir() else f"{target} {folder.name}"
+def _keys(contributions: Sequence[str | Path], folders: Sequence[Path]) -> list[str]:
+    """Names that give canonical order and seed randomness: ``repo@sha``, or as much of a folder's path as tells it apart.
+
+    They do not depend on where the folders are, so the result does not either.
+    """
+    remote = [None if Path(c).is_dir() else f"{str(c).partition('@')[0]}@{folder.name}"
+              for c, folder in zip(contributions, folders, strict=True)]  # fmt: skip
+    parts = [folder.resolve().parts for folder in folders]
+    depth = 1
+    while depth < max(map(len, parts)) and len({p[-depth:] for p in parts}) < len({*parts}):
+        depth += 1
+    return [name or "/".join(p[-depth:]) for name, p in zip(remote, parts, strict=True)]

@@ -1,0 +1,79 @@
+"""Methods that look at lengths and angles of the task vectors, tensor by tensor."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from hub_fusion.merge import merge_method
+from hub_fusion.merge.parts import mean_of_agreeing, weighted_sum
+
+if TYPE_CHECKING:
+    import torch
+
+
+@merge_method("Model Stock", source="https://arxiv.org/abs/2403.19522", judged="base")
+def model_stock(deltas: torch.Tensor, weights: torch.Tensor, *, gram: torch.Tensor) -> torch.Tensor:
+    """The mean, shortened by how little the task vectors agree: t·Σ wᵢ·δᵢ (Jang et al. 2024).
+
+    t = n·c/(1 + (n−1)·c) with c the mean cosine of the pairs, between 0 and 1. One contribution alone is taken whole;
+    where the vectors are orthogonal nothing is left of them.
+    """
+    import torch
+
+    n = len(deltas)
+    lengths = gram.diagonal().clamp_min(0).sqrt()
+    pairs = lengths.outer(lengths)
+    cosines = torch.where(pairs > 0, gram / pairs.clamp_min(torch.finfo(torch.float64).tiny), 0.0)
+    c = float((cosines.sum() - cosines.diagonal().sum()) / (n * (n - 1))) if n > 1 else 1.0
+    c = min(max(c, 0.0), 1.0)
+    return weighted_sum(deltas, weights * (n * c / (1 + (n - 1) * c)))
+
+
+@merge_method("Karcher mean", source="https://doi.org/10.1002/cpa.3160300502", judged="base")
+def karcher(deltas: torch.Tensor, weights: torch.Tensor, *, gram: torch.Tensor, iterations: int = 10) -> torch.Tensor:
+    """The mean of the directions on the sphere, times the mean length; for two contributions this is SLERP.
+
+    Per tensor, on task vectors: iterated logarithmic and exponential maps (Karcher 1977) from the normalised mean, in the
+    coordinates of the Gram matrix. Implementations that take whole weights, where all finetunes are nearly parallel,
+    give almost the mean. Directions that cancel have no mean; the weighted mean is given then.
+    Example: orthogonal deltas of length 1 with equal weights give length 1 between them, where the mean has length √½.
+    """
+    import torch
+
+    w, tiny = weights.double(), torch.finfo(torch.float64).tiny
+    lengths = gram.diagonal().clamp_min(0).sqrt()
+    inverse = torch.where(lengths > 0, 1 / lengths.clamp_min(tiny), 0.0)
+    unit = gram * inverse.outer(inverse)  # inner products of the directions
+    point = w * (lengths > 0)
+
+    def length(coordinates: torch.Tensor) -> torch.Tensor:
+        return (coordinates @ unit @ coordinates).clamp_min(0).sqrt()
+
+    if float(length(point)) < 1e-9:
+        return weighted_sum(deltas, weights)
+    point = point / length(point)
+    for _ in range(iterations):
+        cosines = (unit @ point).clamp(-1, 1)
+        angles = cosines.acos()
+        usable = (lengths > 0) & (angles < torch.pi - 1e-6)  # the opposite direction lies no way in particular
+        rates = torch.where(angles > 1e-9, angles / angles.sin().clamp_min(tiny), 1.0) * w * usable
+        tangent = rates - (rates * cosines).sum() * point
+        step = length(tangent)
+        if float(step) < 1e-12:
+            break
+        point = point * step.cos() + tangent / step * step.sin()
+    return weighted_sum(deltas, (point * inverse * (w * lengths).sum()).to(deltas.dtype))
+
+
+@merge_method("SCE", source="https://arxiv.org/abs/2408.07990", judged="seen-task")
+def sce(deltas: torch.Tensor, weights: torch.Tensor, *, gram: torch.Tensor) -> torch.Tensor:
+    """Contributions weigh as their squared length; then the mean of those with the elected sign (Wan et al. 2024).
+
+    The weights within a tensor are wᵢ·‖δᵢ‖² over their sum: a long task vector dominates, so norms should be capped.
+    The selection of high-variance positions that comes first in the paper is left out.
+    """
+    import torch
+
+    squares = gram.diagonal().clamp_min(0) * weights.double()
+    shares = squares / squares.sum().clamp_min(torch.finfo(torch.float64).tiny)
+    return mean_of_agreeing(deltas, shares.to(deltas.dtype))

@@ -1,0 +1,61 @@
+"""Pieces that several merge methods share."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
+
+
+def weighted_sum(deltas: torch.Tensor, coefficients: torch.Tensor) -> torch.Tensor:
+    """Σ cᵢ·δᵢ in order, shape of one delta."""
+    merged = deltas[0] * coefficients[0]
+    for delta, coefficient in zip(deltas[1:], coefficients[1:], strict=True):
+        merged.add_(delta * coefficient)
+    return merged
+
+
+def as_sum(weights: torch.Tensor) -> torch.Tensor:
+    """Coefficients of a sum rather than a mean: n·wᵢ, which is 1 for each where all weights are equal."""
+    return weights * len(weights)
+
+
+def elect(deltas: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+    """The sign of Σ wᵢ·δᵢ for every element, +1 where it is 0, shape of one delta.
+
+    Summed in float64, where products of float32 are exact, so that the order does not decide near-ties.
+    """
+    import torch
+
+    total = torch.zeros(deltas.shape[1:], dtype=torch.float64, device=deltas.device)
+    for delta, weight in zip(deltas, weights.double(), strict=True):
+        total.add_(delta.double() * weight)
+    return torch.where(total >= 0, 1.0, -1.0).to(deltas.dtype)
+
+
+def mean_of_agreeing(deltas: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+    """For every element the weighted mean of those that are not 0 and have the elected sign; 0 where there are none."""
+    import torch
+
+    sign = elect(deltas, weights)
+    total, shares = torch.zeros_like(sign), torch.zeros_like(sign)
+    for delta, weight in zip(deltas, weights, strict=True):
+        agrees = delta * sign > 0
+        total.add_(torch.where(agrees, delta * weight, 0.0))
+        shares.add_(agrees * weight)
+    return torch.where(shares > 0, total / shares.clamp_min(torch.finfo(shares.dtype).tiny), 0.0)
+
+
+def as_rows(deltas: torch.Tensor) -> torch.Tensor:
+    """(contributions, rows, columns): a row is what lies along the last dimension; a single number is a row of one."""
+    if deltas.dim() == 1:
+        return deltas.reshape(len(deltas), 1, 1)
+    rows = deltas[0].numel() // deltas.shape[-1] if deltas.shape[-1] else 0
+    return deltas.reshape(len(deltas), rows, deltas.shape[-1])
+
+
+def row_ranks(rows: torch.Tensor) -> torch.Tensor:
+    """Rank of every element's magnitude within its row, 0 for the smallest; ties by highest index first."""
+    order = rows.abs().flip(-1).argsort(dim=-1, stable=True)
+    return order.argsort(dim=-1).flip(-1)

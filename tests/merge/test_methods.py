@@ -1,0 +1,132 @@
+"""Worked examples by hand, and equality with reference implementations where the definitions agree."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.merge.test_laws import run
+
+seeds = st.integers(0, 2**31)
+
+
+def random_deltas(seed: int, n: int = 4, shape: tuple[int, ...] = (6, 5)) -> tuple[torch.Tensor, torch.Tensor]:
+    """Random deltas and equal weights."""
+    return torch.randn(n, *shape, generator=torch.Generator().manual_seed(seed)), torch.full((n,), 1 / n)
+
+
+@pytest.mark.parametrize(
+    ("name", "rows", "options", "expected"),
+    [
+        ("task_arithmetic", [[2, 0], [4, 2]], {"scale": 0.5}, [3, 1]),
+        ("task_arithmetic", [[2, 0], [4, 2]], {"scale": -1.0}, [-6, -2]),
+        ("ties", [[3, -1], [1, 0], [-2, -3]], {"density": 1.0}, [2, -2]),
+        ("ties", [[3.0, 1.0], [1.0, 2.0]], {"density": 0.5}, [3, 2]),  # each keeps its larger element
+        ("median", [[1], [2], [90]], {}, [2]),
+        ("median", [[1], [2], [4], [90]], {}, [3]),
+        ("trimmed_mean", [[0], [2], [4], [90]], {"trim": 0.25}, [3]),
+        ("model_stock", [[1, 0], [0, 1]], {}, [0, 0]),  # orthogonal: nothing is left
+        ("karcher", [[1, 0], [0, 1]], {}, [0.5**0.5, 0.5**0.5]),
+        ("sce", [[2, 1], [1, -2]], {}, [1.5, -2]),  # equal lengths; of the second element only −2 has the sum's sign
+        ("consensus", [[1, 1], [1, 0]], {"scale": 1.0}, [2, 0]),  # the second element matters to one only
+        ("iso_c", [[[3, 0], [0, 1]]], {}, [[2, 0], [0, 2]]),  # singular values 3 and 1 become 2 and 2
+    ],
+)
+def test_worked_examples(name: str, rows: Any, options: dict[str, Any], expected: list[float]) -> None:
+    """By hand."""
+    deltas = torch.tensor(rows, dtype=torch.float32)
+    weights = torch.full((len(rows),), 1 / len(rows))
+    torch.testing.assert_close(run(name, deltas, weights, **options), torch.tensor(expected, dtype=torch.float32))
+
+
+@settings(max_examples=25, deadline=None)
+@given(seed=seeds, density=st.sampled_from([0.2, 0.5, 0.9]))
+def test_ties_equals_peft_where_no_magnitudes_tie(seed: int, density: float) -> None:
+    """peft.utils.merge_utils trims per tensor too, but divides by the count, which for equal weights is the same mean.
+
+    It keeps ⌊density·n⌋ elements and this one ⌈density·n⌉: 30 elements make both the same.
+    """
+    from peft.utils.merge_utils import ties as peft_ties
+
+    deltas, weights = random_deltas(seed)
+    reference = peft_ties(list(deltas), torch.ones(len(deltas)), density)
+    torch.testing.assert_close(run("ties", deltas, weights, density=density), reference, rtol=1e-5, atol=1e-6)
+
+
+@settings(max_examples=20, deadline=None)
+@given(seed=seeds)
+def test_dare_keeps_the_expected_share_and_the_mean(seed: int) -> None:
+    """Of 4,000 elements a tenth stays (± 5 standard errors), divided by a tenth."""
+    deltas, weights = torch.ones(1, 4000), torch.ones(1)
+    merged = run("dare", deltas, weights, names=[str(seed)])
+    assert set(merged.unique().tolist()) == {0.0, 10.0}
+    assert abs(float(merged.mean()) - 1.0) < 5 * (9 / 4000) ** 0.5
+
+
+@settings(max_examples=20, deadline=None)
+@given(seed=seeds)
+def test_geometric_median_stands_a_minority_of_outliers(seed: int) -> None:
+    """Two of seven, a million times too long, move the mean by as much, the geometric median by about the honest spread."""
+    deltas, weights = random_deltas(seed, n=7)
+    honest = deltas[2:].mean(dim=0)
+    deltas[:2] *= 1e6
+    spread = (deltas[2:] - honest).flatten(1).norm(dim=1).max()
+    assert (run("geometric_median", deltas, weights) - honest).norm() < 3 * spread
+    assert (run("mean", deltas, weights) - honest).norm() > 1e4 * spread
+
+
+def test_geometric_median_of_orthogonal_vectors_of_one_length_is_the_mean() -> None:
+    """By symmetry."""
+    deltas, weights = torch.eye(5), torch.full((5,), 0.2)
+    torch.testing.assert_close(run("geometric_median", deltas, weights), deltas.mean(dim=0), rtol=1e-6, atol=1e-7)
+
+
+@settings(max_examples=20, deadline=None)
+@given(seed=seeds, t=st.floats(0.05, 0.95))
+def test_karcher_mean_of_two_is_slerp(seed: int, t: float) -> None:
+    """sin((1−t)θ)/sin θ · u + sin(tθ)/sin θ · v, times the mean length."""
+    deltas, _ = random_deltas(seed, n=2)
+    weights = torch.tensor([1 - t, t])
+    u, v = (delta / delta.norm() for delta in deltas.double())
+    angle = (u * v).sum().acos()
+    between = ((1 - t) * angle).sin() / angle.sin() * u + (t * angle).sin() / angle.sin() * v
+    length = (1 - t) * deltas[0].double().norm() + t * deltas[1].double().norm()
+    merged = run("karcher", deltas, weights, iterations=50)
+    torch.testing.assert_close(merged.double(), between * length, rtol=1e-3, atol=1e-4)
+
+
+@settings(max_examples=20, deadline=None)
+@given(seed=seeds)
+def test_tsv_of_one_matrix_is_that_matrix(seed: int) -> None:
+    """All its singular triples stay, and its singular vectors are orthonormal already."""
+    deltas, weights = random_deltas(seed, n=1)
+    torch.testing.assert_close(run("tsv_m", deltas, weights), deltas[0], rtol=1e-4, atol=1e-5)
+
+
+@settings(max_examples=20, deadline=None)
+@given(seed=seeds)
+def test_iso_c_keeps_the_sum_of_singular_values_and_makes_them_equal(seed: int) -> None:
+    """The definition."""
+    deltas, weights = random_deltas(seed)
+    values = torch.linalg.svdvals(run("iso_c", deltas, weights).double())
+    expected = torch.linalg.svdvals(deltas.double().sum(dim=0)).mean()
+    torch.testing.assert_close(values, expected.expand(5), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["della", "breadcrumbs"])
+def test_rows_are_masked_by_themselves(name: str) -> None:
+    """A row of large numbers does not push out a row of small ones."""
+    deltas = torch.cat([torch.full((1, 1, 50), 1e-3), torch.full((1, 1, 50), 1e3)], dim=1)
+    merged = run(name, deltas, torch.ones(1))
+    assert merged[0].any()
+    assert merged[1].any()
+
+
+def test_breadcrumbs_drops_nothing_where_there_is_nothing_to_drop() -> None:
+    """gamma of a row of three is no element: the largest stays, where cutting ``[:-0]`` would lose all."""
+    deltas = torch.tensor([[[3.0, 2.0, 1.0]]])
+    assert run("breadcrumbs", deltas, torch.ones(1), scale=1.0, density=1.0).tolist() == [[3.0, 2.0, 1.0]]
