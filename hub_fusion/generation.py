@@ -23,6 +23,7 @@ from hub_fusion.evaluate.gate import best_so_far, judge
 from hub_fusion.evaluate.scores import compare
 from hub_fusion.evaluate.suite import measure, suite_id
 from hub_fusion.hub import Hub
+from hub_fusion.merge import find_method
 from hub_fusion.provenance import Clock, hardware, versions
 from hub_fusion.publish.commit import PublishConflict, publish
 from hub_fusion.publish.state import BaseState, fused_keys, open_base
@@ -62,7 +63,7 @@ def run_generation(
     `work` is a folder for downloads, candidates and cached measurements; it may be deleted between rounds. When
     somebody else publishes first the round starts over, once. `progress` follows a fuse. Raises HubFusionError.
     """
-    require_tasks(recipe)
+    check_recipe(recipe)
     if dry_run:
         return _round(recipe, hub, compute, work, say, dry_run, progress)
     with alone(work, say):
@@ -137,7 +138,7 @@ def finish_round(
     dry_run: bool = False,
 ) -> Outcome:  # fmt: skip
     """Fuse, measure, judge and publish what passed the screen. `dry_run` stops before the Hub is changed."""
-    require_tasks(recipe)
+    check_recipe(recipe)
     report, verdict, parent, candidate = best_step(recipe, compute, state, base, screened, work, clock, say, progress)
     record = Attempt(
         id=id, status="rejected", base=recipe.base, root=recipe.root or state.index.root, created_at=now(),
@@ -183,7 +184,7 @@ def best_step(
         say(f"fusing {len(screened.sources)} contributions, step {step:g}")
         with clock("fuse"):
             plan = FusePlan(base, work / "candidate", tuple(screened.sources), recipe.merge.method,
-                            recipe.merge.options, step, recipe.merge.heads)  # fmt: skip
+                            recipe.merge.options, step, recipe.merge.heads, seed=recipe.merge.seed)  # fmt: skip
             report = compute.together(fuse, plan, progress=progress)
         with clock("evaluate"):
             candidate = measure(plan.out, recipe.evaluate, weights_sha256=report.weights_sha256, cache=cache,
@@ -196,8 +197,12 @@ def best_step(
     return report, verdict.model_copy(update={"tried": tuple(tried)}), parent, candidate
 
 
-def require_tasks(recipe: Recipe) -> None:
-    """Raise RecipeError if nothing would be measured although the recipe does not say that this is meant."""
+def check_recipe(recipe: Recipe) -> None:
+    """Before anything is downloaded: MergeError for a bad method or option, RecipeError if nothing would be measured.
+
+    That is allowed where the recipe says that it is meant.
+    """
+    find_method(recipe.merge.method).bind(recipe.merge.options)
     if recipe.gate.require_tasks and not recipe.evaluate.tasks:
         raise RecipeError("evaluate.tasks is empty, so nothing says whether the result is a better base: "
                           "name held-out tasks, or set gate.require_tasks: false to publish unmeasured")  # fmt: skip

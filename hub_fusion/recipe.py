@@ -79,6 +79,7 @@ class Merge(Section):
 
     method: str = "mean"
     options: dict[str, Any] = Field(default_factory=dict)
+    seed: int = Field(0, description="of methods with randomness")
     vote: Literal["account", "contribution"] = Field("account", description="who has one vote")
     cap: bool = Field(True, description="cap norms before the method")
     heads: Literal["drop", "keep"] = Field("drop", description="task heads: leave them out, or keep the base's")

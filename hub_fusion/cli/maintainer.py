@@ -143,7 +143,7 @@ def publish(
 ) -> None:  # fmt: skip
     """Fuse, judge and publish what `screen` let pass; exit code 3 if the gate refuses it."""
     from hub_fusion.cli.loop import tell
-    from hub_fusion.generation import alone, finish_round, require_tasks, round_id, screen_round
+    from hub_fusion.generation import alone, finish_round, check_recipe, round_id, screen_round
     from hub_fusion.provenance import Clock
     from hub_fusion.publish.state import open_base
     from hub_fusion.records import parse_lines
@@ -152,7 +152,7 @@ def publish(
     if not compute.is_main:
         return compute.serve()
     try:
-        require_tasks(rules)
+        check_recipe(rules)
         kept, before = parse_lines(read_lines(lines))
         place, clock = work_folder(work, rules.base), Clock()
         with alone(place, say):

@@ -40,6 +40,7 @@ def fuse(
     weights: str | None = typer.Option(None, "--weights", help="Relative weights: 1,2,1."),
     dtype: str | None = typer.Option(None, "--dtype", help="fp32, fp16 or bf16.  [default: the base's]"),
     heads: str = typer.Option("keep", "--heads", help="keep the base's task head, or drop it."),
+    seed: int = typer.Option(0, "--seed", help="Of methods with randomness."),
     from_lines: str | None = typer.Option(
         None, "--from", help="What `screen` wrote, instead of BASE and CONTRIBUTION."
     ),
@@ -54,13 +55,15 @@ def fuse(
         return compute.serve()
     try:
         if from_lines:
-            if base or contributions or settings or weights or method != "mean" or heads != "keep":
+            if base or contributions or settings or weights or method != "mean" or heads != "keep" or seed:
                 raise typer.BadParameter(
                     "--from takes contributions, method, weights and heads from FILE and the recipe"
                 )
             plan = plan_from_lines(from_lines, recipe, endpoint, work, out, dtype, compute, stack)
         else:
-            plan = plan_from_arguments(base, contributions, out, method, settings, weights, dtype, heads, endpoint)
+            plan = plan_from_arguments(
+                base, contributions, out, method, settings, weights, dtype, heads, seed, endpoint
+            )
         if dry_run:
             return print_plan(plan, json)
         say(f"fusing {len(plan.sources)} contributions by {plan.method}, processes: {compute.processes}")
@@ -81,7 +84,7 @@ def fuse(
 
 def plan_from_arguments(
     base: str | None, contributions: list[str] | None, out: Path, method: str, settings: list[str], weights: str | None,
-    dtype: str | None, heads: str, endpoint: str | None,
+    dtype: str | None, heads: str, seed: int, endpoint: str | None,
 ) -> FusePlan:  # fmt: skip
     """BASE CONTRIBUTION… with their options."""
     from hub_fusion.merge import find_method
@@ -99,7 +102,7 @@ def plan_from_arguments(
     find_method(method).bind(options)
     output_dtype(dtype)
     return plan_local(base, contributions, out, method=method, options=options, weights=shares, dtype=dtype,
-                      heads="drop" if heads == "drop" else "keep", hub=open_hub(endpoint))  # fmt: skip
+                      heads="drop" if heads == "drop" else "keep", seed=seed, hub=open_hub(endpoint))  # fmt: skip
 
 
 def plan_from_lines(
@@ -118,7 +121,7 @@ def plan_from_lines(
     stack.enter_context(alone(place, say))
     base, screened = screen_round(rules, hub, compute, state, kept, place, say)
     return FusePlan(base, out, tuple(screened.sources), rules.merge.method, rules.merge.options,
-                    rules.merge.steps[0], rules.merge.heads, output_dtype(dtype))  # fmt: skip
+                    rules.merge.steps[0], rules.merge.heads, output_dtype(dtype), rules.merge.seed)  # fmt: skip
 
 
 def output_dtype(dtype: str | None) -> str | None:
