@@ -16,7 +16,7 @@ from typing import Any
 from hub_fusion.contributions.discover import from_model_info
 from hub_fusion.contributions.filters import RULES, Circumstances
 from hub_fusion.contributions.screen import ARCHITECTURE_FIX, check_headers
-from hub_fusion.errors import HubFusionError, RepoMissing, WeightsError
+from hub_fusion.errors import HeaderError, HubFusionError, RepoMissing, WeightsError
 from hub_fusion.hub import Hub
 from hub_fusion.recipe import Recipe
 from hub_fusion.records import Contribution, Refusal
@@ -138,8 +138,10 @@ def _local_headers(
             match_names(base, Checkpoint.open(folder))
     except MismatchError as error:
         return c.refuse("screen", error.code, f"It does not fit the base: {error}.", ARCHITECTURE_FIX)
-    except WeightsError as error:
+    except HeaderError as error:
         return c.refuse("screen", "malformed_weights", f"{error}.", "Save it again with save_pretrained.")
+    except WeightsError as error:
+        return c.refuse("screen", "unsupported_weights", f"{error}.", "Publish the full model in safetensors.")
     return None
 
 

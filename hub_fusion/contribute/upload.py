@@ -4,13 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hub_fusion.contribute.metadata import contribution_metadata
 from hub_fusion.errors import HubFusionError
 from hub_fusion.hub import Hub
 
-LEAVE = (".bin", ".pt", ".pth", ".pkl", ".ckpt")  # pickles: optimiser states, training arguments, old weights
+if TYPE_CHECKING:
+    from hub_fusion.hub import Operation
+
+# pickles: optimiser states, training arguments, old weights
+LEAVE = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".joblib", ".ckpt")
+WEIGHTS = (".safetensors", ".safetensors.index.json", "adapter_config.json")
 
 
 def publish_contribution(
@@ -20,9 +25,10 @@ def publish_contribution(
     """Upload what `save_pretrained` wrote to `folder` to `repo` as a contribution to `base`; gives the commit.
 
     `base_revision` is the revision the training started from (tag, branch or sha; recorded as a sha). `metadata` adds
-    to the card's front matter. Files beginning with a dot and pickles stay behind. Raises HubFusionError.
+    to the card's front matter. Files beginning with a dot and pickles stay behind; weights of an earlier upload to
+    `repo` make way. Raises HubFusionError.
     """
-    from huggingface_hub import CommitOperationAdd, ModelCard, ModelCardData
+    from huggingface_hub import CommitOperationAdd, CommitOperationDelete, ModelCard, ModelCardData
 
     names = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
     adapter = "adapter_model.safetensors" in names
@@ -33,11 +39,13 @@ def publish_contribution(
     )
     data = ModelCardData(**{**front, **(metadata or {})})
     body = f"# {repo.partition('/')[2]}\n\nTrained from [{base}]({hub.endpoint}/{base}) to be fused into its next generation.\n"
-    operations = [
+    operations: list[Operation] = [
         CommitOperationAdd(path.name, path)
         for path in sorted(folder.iterdir())
-        if path.is_file() and not path.name.startswith(".") and path.suffix not in LEAVE and path.name != "README.md"
+        if path.is_file() and not path.name.startswith(".") and path.suffix.lower() not in LEAVE and path.name != "README.md"
     ]
     operations.append(CommitOperationAdd("README.md", str(ModelCard(f"---\n{data}\n---\n\n{body}")).encode()))
     hub.create_repo(repo, private=private)
+    old = [path for path in hub.files(repo, "main") if "/" not in path and path.endswith(WEIGHTS) and path not in names]
+    operations += [CommitOperationDelete(path) for path in old]
     return hub.commit(repo, operations, f"Contribute to {base}")

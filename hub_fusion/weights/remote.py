@@ -26,7 +26,7 @@ FIRST_BYTES = 64 * 1024  # most headers fit: one request
 def weight_files(hub: Hub, repo: str, sha: str, files: Iterable[str]) -> list[str]:
     """The safetensors files of a full checkpoint: the single file, or the shards its index lists.
 
-    Raises WeightsError if there are none.
+    Raises WeightsError if there are none, HeaderError for an index that promises what is not there.
     """
     names = set(files)
     if SINGLE in names:
@@ -36,7 +36,7 @@ def weight_files(hub: Hub, repo: str, sha: str, files: Iterable[str]) -> list[st
     shards = sorted(set(read_index(hub.read_text(repo, INDEX, revision=sha), source=f"{repo}/{INDEX}").values()))
     lost = [shard for shard in shards if shard not in names]
     if lost:
-        raise WeightsError(f"{repo}/{INDEX} lists shards that are not there: {', '.join(lost[:5])}")
+        raise HeaderError(f"{repo}/{INDEX} lists shards that are not there: {', '.join(lost[:5])}")
     return shards
 
 

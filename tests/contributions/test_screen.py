@@ -165,7 +165,7 @@ def test_a_round_of_good_and_bad_contributions(world: World) -> None:
         "copy": {"model.safetensors": save(finetuned(1))},
         "shape_mismatch": {"model.safetensors": save(tensors() | {"embeddings.LayerNorm.bias": torch.ones(5)})},
         "architecture_mismatch": {"model.safetensors": save({"encoder.w": torch.ones(2)})},
-        "unsupported_weights": {"model.safetensors.index.json": b'{"weight_map": {"w": "gone.safetensors"}}'},
+        "malformed_weights": {"model.safetensors.index.json": b'{"weight_map": {"w": "gone.safetensors"}}'},
     }
     refused = {world.contribute(files): code for code, files in bad.items()}
     found = [world.contribution(repo) for repo in (*good, *refused)] + [world.contribution(adapter, "adapter")]

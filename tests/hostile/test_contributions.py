@@ -73,7 +73,7 @@ WEIGHTS: dict[str, tuple[Callable[[], Files], str]] = {
     "index up the tree": (lambda: index("../../../../etc/passwd.safetensors"), "malformed_weights"),
     "index of an absolute path": (lambda: index("/etc/passwd.safetensors"), "malformed_weights"),
     "index of a NUL": (lambda: index("a\0.safetensors"), "malformed_weights"),
-    "index of a stranger's file": (lambda: index("other.safetensors"), "unsupported_weights"),
+    "index of a stranger's file": (lambda: index("other.safetensors"), "malformed_weights"),
     "index is no JSON": (lambda: {INDEX: b"{"}, "malformed_weights"),
     "index is deep": (lambda: {INDEX: b"[" * 100_000}, "malformed_weights"),
     "index is not text": (lambda: {INDEX: b"\xff\xfe\x00"}, "malformed_weights"),
