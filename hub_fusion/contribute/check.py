@@ -62,7 +62,12 @@ def check_contribution(target: str, *, hub: Hub, base: str | None = None, recipe
             problem = _local_headers(folder, contribution, headers, memory)
         else:
             problem = check_headers(hub, contribution, headers, memory)[1]
-        if problem and problem.code == "architecture_mismatch" and contribution.relation == "adapter" and not HAS_MODELS:
+        if (
+            problem
+            and problem.code == "architecture_mismatch"
+            and contribution.relation == "adapter"
+            and not HAS_MODELS
+        ):
             notes.append(f"not decided without torch and transformers: {problem.reason}")
         elif problem:
             refusals.append(problem)
@@ -117,7 +122,9 @@ def _local(folder: Path) -> Contribution:
         try:
             card = ModelCard((folder / "README.md").read_text()).data.to_dict()
         except Exception as error:  # the parser's errors are many; all mean the same
-            raise HubFusionError(f"{folder / 'README.md'}: the YAML between the --- lines cannot be read: {error}") from None
+            raise HubFusionError(
+                f"{folder / 'README.md'}: the YAML between the --- lines cannot be read: {error}"
+            ) from None
     files = sorted(path.name for path in folder.iterdir() if path.is_file())
     tags = card.get("tags")
     info: Any = SimpleNamespace(
@@ -128,9 +135,7 @@ def _local(folder: Path) -> Contribution:
     return from_model_info(info, "adapter" if "adapter_config.json" in files else "finetune")
 
 
-def _local_headers(
-    folder: Path, c: Contribution, base: dict[str, TensorSpec], memory: MemoryNames
-) -> Refusal | None:
+def _local_headers(folder: Path, c: Contribution, base: dict[str, TensorSpec], memory: MemoryNames) -> Refusal | None:
     try:
         if c.relation == "adapter":
             plan_adapter(read_lora_config(folder), Checkpoint.open(folder, ADAPTER), base, memory)

@@ -42,7 +42,10 @@ def publish_contribution(
     operations: list[Operation] = [
         CommitOperationAdd(path.name, path)
         for path in sorted(folder.iterdir())
-        if path.is_file() and not path.name.startswith(".") and path.suffix.lower() not in LEAVE and path.name != "README.md"
+        if path.is_file()
+        and not path.name.startswith(".")
+        and path.suffix.lower() not in LEAVE
+        and path.name != "README.md"
     ]
     operations.append(CommitOperationAdd("README.md", str(ModelCard(f"---\n{data}\n---\n\n{body}")).encode()))
     hub.create_repo(repo, private=private)

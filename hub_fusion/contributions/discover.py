@@ -14,8 +14,8 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from hub_fusion.errors import HubError, HubUnreachable
-from hub_fusion.records import Contribution, Refusal, Relation
 from hub_fusion.recipe import Recipe, Round
+from hub_fusion.records import Contribution, Refusal, Relation
 
 if TYPE_CHECKING:
     from huggingface_hub.hf_api import ModelInfo

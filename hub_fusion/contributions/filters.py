@@ -142,7 +142,11 @@ def license_not_allowed(c: Contribution, at: Circumstances) -> Refusal | None:
 @rule
 def no_safetensors(c: Contribution, at: Circumstances) -> Refusal | None:
     """Pickled weights can run code when they are loaded, so they never are."""
-    needed = ("adapter_model.safetensors",) if c.relation == "adapter" else ("model.safetensors", "model.safetensors.index.json")
+    needed = (
+        ("adapter_model.safetensors",)
+        if c.relation == "adapter"
+        else ("model.safetensors", "model.safetensors.index.json")
+    )
     if not any(name in c.files for name in needed):
         return c.refuse("filter", "no_safetensors", f"It has no {' or '.join(needed)}.",
                         "Save it with save_pretrained, which writes safetensors, and upload it again.")  # fmt: skip

@@ -30,7 +30,9 @@ class Generations:
     @classmethod
     def of(cls, hub: Hub, base: str) -> Generations:
         """Read tags and history. A commit between two generations (a card edit) has the earlier one's weights."""
-        tags = {sha: int(tag[4:]) for tag, sha in hub.tags(base).items() if tag.startswith("gen-") and tag[4:].isdecimal()}
+        tags = {
+            sha: int(tag[4:]) for tag, sha in hub.tags(base).items() if tag.startswith("gen-") and tag[4:].isdecimal()
+        }
         commits, history = [], {}
         newest: int | None = None
         for commit in reversed(hub.commits(base)):

@@ -96,7 +96,9 @@ def screen(
             except HubUnreachable:
                 raise
             except (WeightsError, HubError) as error:
-                refusal = c.refuse("screen", "not_fetched", f"{error}.", "Nothing you can do; it is tried again next time.")
+                refusal = c.refuse(
+                    "screen", "not_fetched", f"{error}.", "Nothing you can do; it is tried again next time."
+                )
         refusals.append(refusal)
     if not spooled:
         return Screened([], [], refusals)

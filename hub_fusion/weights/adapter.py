@@ -57,14 +57,18 @@ class LoraConfig:
             raise WeightsError(f"{source} has peft_type {kind[:40]!r}; LORA is what can be fused into weights")
         used = [key for key in UNSUPPORTED if data.get(key)]
         if used:
-            raise WeightsError(f"{source} uses {', '.join(used)}, which hub_fusion cannot fuse yet: merge it and publish the model")
+            raise WeightsError(
+                f"{source} uses {', '.join(used)}, which hub_fusion cannot fuse yet: merge it and publish the model"
+            )
         init = data.get("init_lora_weights", True)
         if init not in INITIALISATIONS:
             raise WeightsError(f"{source} has init_lora_weights {repr(init)[:40]}, which changes the base's own weights: "
                                "convert it to a plain LoRA, or merge it and publish the model")  # fmt: skip
         wild = [p[:100] for p in patterns if not re.fullmatch(r"[\w.]{1,200}", p)]
         if wild or not math.isfinite(alpha) or not all(map(math.isfinite, patterns.values())):
-            raise WeightsError(f"{source}: alpha and alpha_pattern must be plain names with finite numbers ({wild[:3]})")
+            raise WeightsError(
+                f"{source}: alpha and alpha_pattern must be plain names with finite numbers ({wild[:3]})"
+            )
         revision = data.get("revision")
         return cls(alpha, patterns, bool(data.get("use_rslora")), bool(data.get("fan_in_fan_out")),
                    revision if isinstance(revision, str) else None)  # fmt: skip
@@ -148,7 +152,9 @@ def _changes(module: str, parts: dict[str, str], tensors: Mapping[str, TensorSpe
             raise WeightsError(f"adapter module {module[:200]!r} has only one of {kind}A and {kind}B")
         if a is not None and b is not None:
             if len(tensors[a].shape) != 2 or len(tensors[b].shape) != 2:
-                raise WeightsError(f"adapter module {module[:200]!r} is not a linear layer: convolutions cannot be fused yet")
+                raise WeightsError(
+                    f"adapter module {module[:200]!r} is not a linear layer: convolutions cannot be fused yet"
+                )
             rank = tensors[a].shape[0]
             if not rank or tensors[b].shape[1] != rank:
                 raise WeightsError(f"adapter module {module[:200]!r}: A is {tensors[a].shape}, B is {tensors[b].shape}")
@@ -167,7 +173,9 @@ def _on_disk(name: str, base: Mapping[str, TensorSpec], memory: MemoryNames) -> 
     for candidate in (name, short, *(f"{top}.{name}" for top in sorted({_top(n) for n in known}))):
         if candidate in known:
             if len(known[candidate]) > 1:
-                raise WeightsError(f"adapter target {name!r} is stored as {known[candidate]} in the base: cannot be fused yet")
+                raise WeightsError(
+                    f"adapter target {name!r} is stored as {known[candidate]} in the base: cannot be fused yet"
+                )
             return known[candidate][0]
     return None
 

@@ -72,7 +72,9 @@ def parse_header(header: bytes, file_size: int, *, source: str) -> tuple[dict[st
     except (ValueError, RecursionError) as error:
         raise HeaderError(f"{source}: the header is not JSON: {error}") from None
     metadata = data.pop("__metadata__", {})
-    if not isinstance(metadata, dict) or not all(isinstance(v, str) and _is_unicode(k + v) for k, v in metadata.items()):
+    if not isinstance(metadata, dict) or not all(
+        isinstance(v, str) and _is_unicode(k + v) for k, v in metadata.items()
+    ):
         raise HeaderError(f"{source}: __metadata__ must map strings to strings")
     data_start = 8 + len(header)
     tensors = {name: _spec(name, entry, data_start, source) for name, entry in data.items()}
@@ -152,7 +154,9 @@ class Checkpoint(Mapping[str, TensorSpec]):
             tensors, self.metadata[file] = read_header(folder / file)
             for spec in tensors.values():
                 if spec.name in self.tensors:
-                    raise HeaderError(f"{folder}: tensor {spec.name[:200]!r} is in {self.tensors[spec.name].file} and {file}")
+                    raise HeaderError(
+                        f"{folder}: tensor {spec.name[:200]!r} is in {self.tensors[spec.name].file} and {file}"
+                    )
                 self.tensors[spec.name] = TensorSpec(**{**vars(spec), "file": file})
 
     @classmethod
@@ -166,7 +170,9 @@ class Checkpoint(Mapping[str, TensorSpec]):
             checkpoint = cls(folder, sorted(set(weight_map.values())))
             lost = sorted(set(weight_map) - set(checkpoint.tensors))
             if lost:
-                raise HeaderError(f"{index} lists {len(lost)} tensors that no shard has: {', '.join(name[:200] for name in lost[:5])}")
+                raise HeaderError(
+                    f"{index} lists {len(lost)} tensors that no shard has: {', '.join(name[:200] for name in lost[:5])}"
+                )
             return checkpoint
         raise WeightsError(f"{folder} has neither {name} nor {name}.index.json: save it with safetensors")
 

@@ -25,7 +25,9 @@ class Compute:
         from accelerate import PartialState
         from accelerate.utils import parse_flag_from_env
 
-        cpu = parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.cuda.is_available()  # float64 is needed: CUDA or CPU
+        cpu = (
+            parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.cuda.is_available()
+        )  # float64 is needed: CUDA or CPU
         # the peers wait for work as long as the main process talks to the Hub or evaluates
         self.state = PartialState(cpu=cpu, timeout=timedelta(days=7))
         self.device = "cpu" if cpu else str(self.state.device)

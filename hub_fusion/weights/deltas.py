@@ -43,7 +43,9 @@ class Deltas:
         self.origin = Checkpoint.open(source.origin)
         strange = [n for n in base if n in self.origin and self.origin[n].shape != base[n].shape]
         if strange:
-            raise WeightsError(f"{source.key}: its generation has other shapes than the base ({', '.join(strange[:3])})")
+            raise WeightsError(
+                f"{source.key}: its generation has other shapes than the base ({', '.join(strange[:3])})"
+            )
         lost = [n for n in base if kind_of(n) == "body" and base[n].dtype in FLOATS and n not in self.origin]
         if lost:
             raise WeightsError(f"{source.key}: its generation lacks tensors of the base ({', '.join(lost[:3])})")
@@ -58,7 +60,9 @@ class Deltas:
             self.files = Checkpoint.open(source.folder)
             self.names = match_names(base, self.files).names
             self.used = set(self.names.values())
-        self.new_tensors = {n for n in self.names if n not in self.origin}  # a head its generation was published without
+        self.new_tensors = {
+            n for n in self.names if n not in self.origin
+        }  # a head its generation was published without
 
     def takes_part(self, name: str) -> bool:
         """Whether this contribution has a say on a tensor: on every body tensor, and on the shared heads it has.

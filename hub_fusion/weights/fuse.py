@@ -26,8 +26,8 @@ from hub_fusion.merge import BoundMethod, find_method
 from hub_fusion.weights import writer
 from hub_fusion.weights.checkpoint import FLOATS, TORCH_NAMES, Checkpoint, TensorSpec
 from hub_fusion.weights.deltas import Deltas, Source, rows_of
-from hub_fusion.weights.slices import BLOCK_ELEMENTS, Slices
 from hub_fusion.weights.names import kind_of
+from hub_fusion.weights.slices import BLOCK_ELEMENTS, Slices
 
 if TYPE_CHECKING:
     import torch
@@ -166,7 +166,9 @@ def _fused_rows(
         return (stored.reshape(1) if stored.dim() == 0 else stored[start:stop]).to(dtype)
     deltas = tensor.deltas(start, stop)
     merged = formula(deltas, tensor.weights, **tensor.inputs(deltas, start))
-    merged = merged.masked_fill(merged == 0, -0.0)  # x + (−0) is x for every x, but −0 + 0 is 0: no change, no change of bytes
+    merged = merged.masked_fill(
+        merged == 0, -0.0
+    )  # x + (−0) is x for every x, but −0 + 0 is 0: no change, no change of bytes
     return rows_of(base, spec.name, start, stop, device).add_(merged, alpha=plan.step).to(device="cpu", dtype=dtype)
 
 

@@ -59,7 +59,9 @@ def plan_local(
                "adapter" if (folder / "adapter_model.safetensors").is_file() else "finetune", weight)
         for key, folder, weight in zip(_keys(contributions, folders), folders, weights or [1.0] * len(folders), strict=True)
     )  # fmt: skip
-    return FusePlan(base_folder, out, sources, method, dict(options or {}), 1.0, heads, DTYPES.get(dtype or "", dtype), seed)
+    return FusePlan(
+        base_folder, out, sources, method, dict(options or {}), 1.0, heads, DTYPES.get(dtype or "", dtype), seed
+    )
 
 
 def checkpoint_folder(target: str, hub: Hub | None = None) -> Path:

@@ -104,12 +104,16 @@ def match_names(base: Mapping[str, TensorSpec], other: Mapping[str, TensorSpec])
 def _check_shapes(base: Mapping[str, TensorSpec], other: Mapping[str, TensorSpec], names: dict[str, str]) -> None:
     shapes = [n for n, o in names.items() if base[n].shape != other[o].shape]
     if shapes:
-        detail = _some([f"{n}: {list(other[names[n]].shape)}, the base has {list(base[n].shape)}" for n in sorted(shapes)])
+        detail = _some(
+            [f"{n}: {list(other[names[n]].shape)}, the base has {list(base[n].shape)}" for n in sorted(shapes)]
+        )
         raise MismatchError("shape_mismatch", f"{len(shapes)} tensors have another shape ({detail})")
     dtypes = [n for n, o in names.items() if (base[n].dtype in FLOATS) != (other[o].dtype in FLOATS)]
     if dtypes:
         detail = _some([f"{n}: {other[names[n]].dtype}, the base has {base[n].dtype}" for n in sorted(dtypes)])
-        raise MismatchError("quantized", f"{len(dtypes)} tensors are stored in a dtype that cannot be compared ({detail})")
+        raise MismatchError(
+            "quantized", f"{len(dtypes)} tensors are stored in a dtype that cannot be compared ({detail})"
+        )
 
 
 def _prefixes(base: Iterable[str], spelled: Mapping[str, str]) -> tuple[str, str]:
@@ -170,7 +174,9 @@ def memory_names(base_folder: Path, names: Iterable[str]) -> dict[str, list[str]
         config = transformers.AutoConfig.from_pretrained(base_folder, local_files_only=True)
         architecture: Any = getattr(transformers, (config.architectures or ["AutoModel"])[0], transformers.AutoModel)
         with torch.device("meta"):
-            built = architecture(config) if hasattr(architecture, "base_model_prefix") else architecture.from_config(config)
+            built = (
+                architecture(config) if hasattr(architecture, "base_model_prefix") else architecture.from_config(config)
+            )
     except (OSError, ValueError, KeyError, ImportError) as error:
         raise WeightsError(f"{base_folder}: transformers cannot build the base's model: {error}") from error
     conversions = get_model_conversion_mapping(built)

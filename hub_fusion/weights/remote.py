@@ -40,7 +40,9 @@ def weight_files(hub: Hub, repo: str, sha: str, files: Iterable[str]) -> list[st
     return shards
 
 
-def read_headers(hub: Hub, repo: str, sha: str, files: Iterable[str], sizes: dict[str, FileInfo]) -> dict[str, TensorSpec]:
+def read_headers(
+    hub: Hub, repo: str, sha: str, files: Iterable[str], sizes: dict[str, FileInfo]
+) -> dict[str, TensorSpec]:
     """All tensors of these files from their headers alone: one or two small range requests a file.
 
     Raises HeaderError for anything the format forbids, and for a tensor that is in two files.

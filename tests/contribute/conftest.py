@@ -19,13 +19,13 @@ PROJECT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
-def world(server: LocalHub, tmp_path_factory: pytest.TempPathFactory) -> World:  # noqa: F811
+def world(server: LocalHub, tmp_path_factory: pytest.TempPathFactory) -> World:
     """A base with generations 0 and 1."""
     return World.new(server, tmp_path_factory.mktemp("world"))
 
 
 @pytest.fixture
-def python(tmp_path: Path, server: LocalHub) -> Callable[..., str]:  # noqa: F811
+def python(tmp_path: Path, server: LocalHub) -> Callable[..., str]:
     """Run a script in a process of its own that knows the Hub by HF_ENDPOINT; returns what it prints."""
 
     def run(script: str, *arguments: str, token: str = "") -> str:

@@ -32,7 +32,12 @@ def folder(tmp_path: Path) -> Path:
     """What a training leaves behind."""
     made = tmp_path / "output"
     made.mkdir()
-    for name, data in {SINGLE: save(finetuned(1)), "config.json": b"{}", "vocab.txt": b"a\n", "tokenizer.json": b"{}"}.items():
+    for name, data in {
+        SINGLE: save(finetuned(1)),
+        "config.json": b"{}",
+        "vocab.txt": b"a\n",
+        "tokenizer.json": b"{}",
+    }.items():
         (made / name).write_bytes(data)
     return made
 
@@ -56,7 +61,11 @@ def test_a_published_finetune_is_found_accepted_and_knows_its_generation(
     expected = {"base": world.base, "base_revision": world.hub.resolve(world.base, revision), "contribute": True,
                 "task": "sentiment"}  # fmt: skip
     assert card["hub_fusion"] == expected
-    assert (card["base_model"], card["base_model_relation"], card["library_name"]) == (world.base, "finetune", "transformers")
+    assert (card["base_model"], card["base_model_relation"], card["library_name"]) == (
+        world.base,
+        "finetune",
+        "transformers",
+    )
     found = {c.repo: c for c in discover(world.hub, Recipe(base=world.base))[0]}[repo]
     assert (found.relation, found.consent, found.license, found.datasets) == ("finetune", True, "mit", ("imdb",))
     resolved = resolve_origin(found, Generations.of(world.hub, world.base), world.hub)
@@ -92,7 +101,9 @@ def test_pickles_hidden_files_and_folders_stay_behind(world: World, ann: Hub, fo
 
 def test_a_private_repository_can_be_asked_for(world: World, ann: Hub, folder: Path) -> None:
     """And the check says that it would not be taken."""
-    publish_contribution(folder, "ann/secret", base=world.base, base_revision="gen-0", hub=ann, license="mit", private=True)
+    publish_contribution(
+        folder, "ann/secret", base=world.base, base_revision="gen-0", hub=ann, license="mit", private=True
+    )
     assert [r.code for r in check_contribution("ann/secret", hub=ann).refusals] == ["private"]
 
 
@@ -124,7 +135,9 @@ def test_errors_come_before_a_repository_is_made(world: World, ann: Hub, folder:
 
 def test_extra_metadata_adds_to_the_card(world: World, ann: Hub, folder: Path) -> None:
     """A title, a language: whatever else the author wants to say."""
-    publish_contribution(folder, "ann/more", base=world.base, base_revision="gen-0", hub=ann, metadata={"language": "sq"})
+    publish_contribution(
+        folder, "ann/more", base=world.base, base_revision="gen-0", hub=ann, metadata={"language": "sq"}
+    )
     assert published(world, "ann/more")["language"] == "sq"
 
 

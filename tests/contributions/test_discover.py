@@ -40,7 +40,12 @@ def test_a_good_card_is_read_whole() -> None:
     card = {"license": "mit", "base_model": "acme/base", "datasets": ["imdb", "sst2"], "hub_fusion": ours}
     found = read(card, created_at=NOW)
     assert (found.repo, found.author, found.sha, found.relation) == ("ann/finetune", "ann", SHA, "finetune")
-    assert (found.license, found.base, found.task, found.datasets) == ("mit", "acme/base", "sentiment", ("imdb", "sst2"))
+    assert (found.license, found.base, found.task, found.datasets) == (
+        "mit",
+        "acme/base",
+        "sentiment",
+        ("imdb", "sst2"),
+    )
     assert (found.base_revision, found.consent, found.files) == ("b" * 40, True, ("model.safetensors",))
 
 

@@ -15,6 +15,7 @@ from hub_fusion.records import Contribution, Relation
 
 from .world import World, adapter_files
 
+
 class Silent(Hub):
     """A Hub that does not answer, without the wait."""
 

@@ -42,7 +42,9 @@ def axes(*lengths: float) -> np.ndarray:
     return np.diag(np.square(np.asarray(lengths, dtype=float)))
 
 
-def judged(matrix: np.ndarray, rule: Screen = RULE, **facts: dict[int, str]) -> tuple[list[int], dict[str, str], list[float]]:
+def judged(
+    matrix: np.ndarray, rule: Screen = RULE, **facts: dict[int, str]
+) -> tuple[list[int], dict[str, str], list[float]]:
     """Survivors, refused repositories with their codes, and scales."""
     kept, refusals, scales = judge_tensors(crowd(len(matrix)), Measures(matrix, **facts), rule)
     assert all(r.stage == "screen" and r.reason and r.fix for r in refusals)

@@ -12,6 +12,6 @@ __all__ = ["server"]
 
 
 @pytest.fixture(scope="module")
-def world(server: LocalHub, tmp_path_factory: pytest.TempPathFactory) -> World:  # noqa: F811
+def world(server: LocalHub, tmp_path_factory: pytest.TempPathFactory) -> World:
     """A base with generations 0 and 1, which nobody of these can harm."""
     return World.new(server, tmp_path_factory.mktemp("attacked"))

@@ -43,7 +43,10 @@ def overlapping() -> bytes:
 
 def index(file: str) -> Files:
     """A sharded checkpoint whose index names this file."""
-    return {INDEX: json.dumps({"weight_map": {"w": file}}).encode(), "model-00001-of-00001.safetensors": save(finetuned(1))}
+    return {
+        INDEX: json.dumps({"weight_map": {"w": file}}).encode(),
+        "model-00001-of-00001.safetensors": save(finetuned(1)),
+    }
 
 
 def changed(name: str, value: float) -> Files:

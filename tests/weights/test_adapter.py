@@ -61,7 +61,9 @@ def check_like_peft(base: Path, adapter: Path) -> dict[str, torch.Tensor]:
     assert all(kind_of(name) == "shared" for name in untouched)
     assert not any(bool(theirs[name].any()) for name in untouched)
     for name, delta in ours.items():
-        torch.testing.assert_close(delta, theirs[name], rtol=1e-6, atol=1e-6, msg=lambda text, name=name: f"{name}: {text}")
+        torch.testing.assert_close(
+            delta, theirs[name], rtol=1e-6, atol=1e-6, msg=lambda text, name=name: f"{name}: {text}"
+        )
     return {name: delta for name, delta in ours.items() if delta.any()}
 
 
@@ -282,7 +284,11 @@ def test_dora_ia3_and_convolutions_of_peft_are_refused(tmp_path: Path) -> None:
         ("dora", PeftConfig(r=2, target_modules=["q_proj", "query"], use_dora=True), "use_dora"),
         ("ia3", IA3Config(target_modules=["query", "q_proj"], feedforward_modules=[]), "IA3"),
         ("conv", PeftConfig(r=2, target_modules=["projection"]), "convolutions cannot be fused"),
-        ("bias", PeftConfig(r=2, target_modules=["query", "q_proj"], lora_bias=True), "of a kind hub_fusion cannot fuse"),
+        (
+            "bias",
+            PeftConfig(r=2, target_modules=["query", "q_proj"], lora_bias=True),
+            "of a kind hub_fusion cannot fuse",
+        ),
     ):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # PEFT takes the bias of lora_B for a broken factor

@@ -97,7 +97,9 @@ def test_a_base_fused_with_itself_gives_its_bytes(tmp_path: Path, compute: Compu
         [[0.0, -0.0, 1e-7, -1e-7, 2**-24, 1 / 3, -1 / 3, 65504.0, -65504.0]], dtype=torch.float64
     ).to(dtype)
     base = save_folder(tmp_path / "base", tensors)
-    report = run(compute, base, tmp_path / "out", save_folder(tmp_path / "a", tensors), save_folder(tmp_path / "b", tensors))
+    report = run(
+        compute, base, tmp_path / "out", save_folder(tmp_path / "a", tensors), save_folder(tmp_path / "b", tensors)
+    )
     assert (tmp_path / "out" / SINGLE).read_bytes() == (base / SINGLE).read_bytes()
     assert report.weights_sha256 == folder_sha256(base) == folder_sha256(tmp_path / "out")
 
@@ -226,7 +228,9 @@ def test_a_contribution_without_a_vote_has_no_influence(tmp_path: Path, compute:
 
 
 @pytest.mark.parametrize("heads", ["drop", "keep"])
-def test_task_heads_are_dropped_or_kept_as_they_are_but_never_fused(tmp_path: Path, compute: Compute, heads: Any) -> None:
+def test_task_heads_are_dropped_or_kept_as_they_are_but_never_fused(
+    tmp_path: Path, compute: Compute, heads: Any
+) -> None:
     """A classifier of one task is noise to another."""
     base = saved(model("BertForSequenceClassification"), tmp_path / "base")
     finetune = saved(trained(started_from("BertForSequenceClassification", base)), tmp_path / "a")
@@ -355,7 +359,12 @@ def test_the_output_is_a_base_to_finetune_from(tmp_path: Path, compute: Compute)
 def test_an_old_output_is_replaced_and_other_files_are_left_alone(tmp_path: Path, compute: Compute) -> None:
     """Shards of an earlier result would be loaded instead; weights of somebody else in that folder are not ours."""
     out = tmp_path / "out"
-    run(compute, save_folder(tmp_path / "sharded", layers(), shards=3), out, save_folder(tmp_path / "a", noisy(layers(), 1)))
+    run(
+        compute,
+        save_folder(tmp_path / "sharded", layers(), shards=3),
+        out,
+        save_folder(tmp_path / "a", noisy(layers(), 1)),
+    )
     (out / "precious.safetensors").write_bytes(b"not ours")
     base = save_folder(tmp_path / "base", layers())
     report = run(compute, base, out, save_folder(tmp_path / "b", noisy(layers(), 2)))

@@ -35,7 +35,9 @@ def test_two_processes_write_what_one_writes_and_speak_once(tmp_path: Path) -> N
     assert (said["processes"], said["device"]) == (2, "cpu")
     assert said["files"] == alone.files
     assert said["weights_sha256"] == alone.weights_sha256
-    assert (tmp_path / "two" / "model.safetensors").read_bytes() == (tmp_path / "one" / "model.safetensors").read_bytes()
+    assert (tmp_path / "two" / "model.safetensors").read_bytes() == (
+        tmp_path / "one" / "model.safetensors"
+    ).read_bytes()
 
 
 def test_a_plan_travels_between_processes(tmp_path: Path) -> None:

@@ -151,7 +151,9 @@ def test_other_float_dtypes_meet(tmp_path: Path) -> None:
 
 def test_nothing_matches_an_empty_checkpoint(tmp_path: Path) -> None:
     """Without an error it would be a finetune that changed nothing."""
-    assert refused(model("BertModel"), {"classifier.weight": torch.ones(2, 8)}, tmp_path).code == "architecture_mismatch"
+    assert (
+        refused(model("BertModel"), {"classifier.weight": torch.ones(2, 8)}, tmp_path).code == "architecture_mismatch"
+    )
 
 
 def test_a_foreign_name_in_a_message_is_short(tmp_path: Path) -> None:
@@ -183,7 +185,9 @@ def test_kinds_of_well_known_tensors(name: str, kind: str) -> None:
     assert kind_of(name) == kind
 
 
-@pytest.mark.parametrize("kind", ["BertModel", "BertForMaskedLM", "ViTModel", "ViTForImageClassification", "GPT2LMHeadModel"])
+@pytest.mark.parametrize(
+    "kind", ["BertModel", "BertForMaskedLM", "ViTModel", "ViTForImageClassification", "GPT2LMHeadModel"]
+)
 def test_names_in_memory_lead_back_to_the_names_on_disk(tmp_path: Path, kind: str) -> None:
     """Every parameter of the loaded model is made of tensors on disk, and every tensor on disk goes somewhere."""
     made = model(kind)
