@@ -301,6 +301,8 @@ class Hub:
             raise HubUnreachable(f"{self.endpoint} does not answer ({name}): {error}") from error
         except errors.HFValidationError as error:
             raise HubError(f"{name} is not a valid name on the Hub: {error}") from error
+        except ValueError as error:  # a card that the Hub refuses before it is committed
+            raise HubError(f"{self.endpoint} refuses {name}: {error}") from error
 
     def _translate(self, error: Any, name: str) -> HubError:
         response = error.response

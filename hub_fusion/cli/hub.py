@@ -35,4 +35,7 @@ def add(
     """Make an account, or a further token for one, and print the token (shown once, stored hashed)."""
     from hub_fusion.local_hub import add_user
 
-    typer.echo(add_user(root, name, org=org))
+    try:
+        print(add_user(root, name, org=org))
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None

@@ -1,16 +1,18 @@
-"""Worlds for the loop's tests: prepared once, copied for every test."""
+"""Worlds for the tests of loop, commands and demo: a Hub in a folder, prepared once and copied for every test."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
-from .world import World, opened, prepare, write_task
+if TYPE_CHECKING:
+    from loop.world import World
 
 
-@pytest.fixture(scope="session", autouse=True)
+@pytest.fixture(scope="session")
 def without_bars() -> None:
     """The client draws its bars whoever is looking; a failed test should be readable."""
     from huggingface_hub.utils import disable_progress_bars
@@ -19,15 +21,19 @@ def without_bars() -> None:
 
 
 @pytest.fixture(scope="session")
-def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def empty_store(tmp_path_factory: pytest.TempPathFactory, without_bars: None) -> Path:
     """A Hub's folder with a base to which nobody has contributed."""
+    from loop.world import prepare
+
     prepare(store := tmp_path_factory.mktemp("empty") / "store", store.parent, contributions=False)
     return store
 
 
 @pytest.fixture(scope="session")
-def ready_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def ready_store(tmp_path_factory: pytest.TempPathFactory, without_bars: None) -> Path:
     """A Hub's folder with a base and five contributions."""
+    from loop.world import prepare
+
     prepare(store := tmp_path_factory.mktemp("ready") / "store", store.parent, contributions=True)
     return store
 
@@ -35,6 +41,8 @@ def ready_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def empty(empty_store: Path, tmp_path: Path) -> Iterator[World]:
     """A world in which nobody has contributed yet."""
+    from loop.world import opened
+
     with opened(empty_store, tmp_path) as world:
         yield world
 
@@ -42,6 +50,8 @@ def empty(empty_store: Path, tmp_path: Path) -> Iterator[World]:
 @pytest.fixture
 def ready(ready_store: Path, tmp_path: Path) -> Iterator[World]:
     """A world with five contributions: the next round is due."""
+    from loop.world import opened
+
     with opened(ready_store, tmp_path) as world:
         yield world
 
@@ -49,4 +59,6 @@ def ready(ready_store: Path, tmp_path: Path) -> Iterator[World]:
 @pytest.fixture(scope="session")
 def task(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A held-out task."""
+    from loop.world import write_task
+
     return write_task(tmp_path_factory.mktemp("tasks") / "quadrants")
