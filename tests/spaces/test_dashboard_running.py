@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
-import tomllib
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -105,19 +105,24 @@ def test_the_readme_names_the_command(running: Dashboard) -> None:
 
 def test_the_space_travels_in_the_wheel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As hub_fusion/dashboard, with its templates; nothing called spaces is installed that gradio would import."""
-    settings = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["hatch"]["build"]
-    assert settings["targets"]["wheel"]["sources"]["spaces/dashboard"] == "hub_fusion/dashboard"
-    assert settings["dev-mode-exact"] is True
-    hatchling = pytest.importorskip(
-        "hatchling.build", reason="hatchling is not installed; it is in build environments only"
-    )
+    backend = pytest.importorskip("hatchling.build", reason="hatchling is not installed")
     monkeypatch.chdir(ROOT)
-    wheel = tmp_path / hatchling.build_wheel(str(tmp_path))
-    names = set(zipfile.ZipFile(wheel).namelist())
+    names = set(zipfile.ZipFile(tmp_path / backend.build_wheel(str(tmp_path))).namelist())
+    files = [p for p in dashboard().rglob("*") if p.is_file() and "__pycache__" not in p.parts]
+    packed = {f"hub_fusion/dashboard/{path.relative_to(dashboard())}" for path in files}
+    assert {name for name in names if "dashboard/" in name} == packed
     assert not [name for name in names if name.startswith("spaces")]
-    for path in dashboard().rglob("*"):
-        if path.is_file() and path.suffix != ".pyc":
-            assert f"hub_fusion/dashboard/{path.relative_to(dashboard())}" in names
+
+
+def test_an_editable_install_exposes_the_package_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It holds a finder for hub_fusion and no file of the dashboard, which would hide the package."""
+    backend = pytest.importorskip("hatchling.build", reason="hatchling is not installed")
+    pytest.importorskip("editables", reason="editables is not installed")
+    monkeypatch.chdir(ROOT)
+    wheel = zipfile.ZipFile(tmp_path / backend.build_editable(str(tmp_path)))
+    assert not [name for name in wheel.namelist() if "dashboard" in name or name.startswith("hub_fusion/")]
+    finder = next(name for name in wheel.namelist() if name.endswith(".py"))
+    assert re.findall(r"map_module\('(\w+)'", wheel.read(finder).decode()) == ["hub_fusion"]
 
 
 def test_gradio_does_not_find_our_folder_as_a_package() -> None:
