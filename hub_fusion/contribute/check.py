@@ -1,7 +1,7 @@
 """Would this contribution be accepted? The watcher's own rules, on metadata and headers alone, without torch.
 
 For a repository on the Hub, or for a local folder before it is uploaded. Reads kilobytes. Not covered: what only the
-tensors tell (NaN, copies, norms); without torch also adapters of models whose names in memory differ from those on disk.
+tensors tell (NaN, copies, norms); without torch also adapters of models whose names in memory are not those on disk.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ def base_headers(hub: Hub, base: str) -> dict[str, TensorSpec]:
 
 
 def base_memory_names(hub: Hub, base: str) -> MemoryNames:
-    """How the base's tensors are called in memory, for adapters; asks transformers, with the base's configuration alone.
+    """How the base's tensors are called in memory, for adapters; asks transformers, with its configuration alone.
 
     Where torch is not installed the names on disk are taken for those in memory: true for most architectures.
     """

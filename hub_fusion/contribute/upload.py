@@ -20,7 +20,8 @@ WEIGHTS = (".safetensors", ".safetensors.index.json", "adapter_config.json")
 
 def publish_contribution(
     folder: Path, repo: str, *, base: str, base_revision: str, hub: Hub, license: str | None = None,
-    task: str | None = None, datasets: Sequence[str] = (), private: bool = False, metadata: dict[str, Any] | None = None,
+    task: str | None = None, datasets: Sequence[str] = (), private: bool = False,
+    metadata: dict[str, Any] | None = None,
 ) -> str:  # fmt: skip
     """Upload what `save_pretrained` wrote to `folder` to `repo` as a contribution to `base`; gives the commit.
 
@@ -38,7 +39,8 @@ def publish_contribution(
         base, hub.resolve(base, base_revision), license=license, task=task, datasets=datasets, adapter=adapter
     )
     data = ModelCardData(**{**front, **(metadata or {})})
-    body = f"# {repo.partition('/')[2]}\n\nTrained from [{base}]({hub.endpoint}/{base}) to be fused into its next generation.\n"
+    origin = f"[{base}]({hub.endpoint}/{base})"
+    body = f"# {repo.partition('/')[2]}\n\nTrained from {origin} to be fused into its next generation.\n"
     operations: list[Operation] = [
         CommitOperationAdd(path.name, path)
         for path in sorted(folder.iterdir())

@@ -49,7 +49,8 @@ def discover(hub: Hub, recipe: Recipe) -> tuple[list[Contribution], list[Refusal
         except HubError as error:
             refusals.append(
                 Refusal(repo=repo, sha="", author=repo.partition("/")[0], stage="discover", code="not_found",
-                        reason=str(error), fix="Check the name in contributions.include, and that the token may read it.")
+                        reason=str(error),
+                        fix="Check the name in contributions.include, and that the token may read it.")
             )  # fmt: skip
             continue
         adapter = any(s.rfilename == "adapter_config.json" for s in info.siblings or [])

@@ -95,7 +95,8 @@ def opted_out(c: Contribution, at: Circumstances) -> Refusal | None:
 def no_consent(c: Contribution, at: Circumstances) -> Refusal | None:
     """Without consent nobody's work is taken (recipe: contributions.consent)."""
     if at.recipe.contributions.consent == "tag" and not c.consent:
-        return c.refuse("filter", "no_consent", f"Its card neither has the tag {OPT_IN} nor says hub_fusion.contribute: true.",
+        return c.refuse("filter", "no_consent",
+                        f"Its card neither has the tag {OPT_IN} nor says hub_fusion.contribute: true.",
                         f"Add the tag {OPT_IN} to the card to contribute.")  # fmt: skip
     return None
 

@@ -166,7 +166,8 @@ def _judge_norms(
                 "screen", "norm_outlier",
                 f"Its change of the base has norm {norms[i]:.4g}, the round's median is {median:.4g}; "
                 f"more than {rule.refuse_ratio:g} times the median is refused.",
-                "Train for fewer steps or with a lower learning rate; check that it started from this base."))  # fmt: skip
+                "Train for fewer steps or with a lower learning rate; check that it started from this base.",
+            ))  # fmt: skip
             continue
         scales[i] = min(1.0, limit / norms[i])
         passed.append(i)

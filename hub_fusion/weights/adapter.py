@@ -26,9 +26,9 @@ from hub_fusion.weights.names import MismatchError, kind_of
 if TYPE_CHECKING:
     import torch
 
-UNSUPPORTED = ("use_dora", "use_qalora", "use_bdlora", "layer_replication", "trainable_token_indices", "target_parameters",
-               "alora_invocation_tokens", "megatron_config", "arrow_config", "kasa_config", "velora_config",
-               "monteclora_config")  # fmt: skip
+UNSUPPORTED = ("use_dora", "use_qalora", "use_bdlora", "layer_replication", "trainable_token_indices",
+               "target_parameters", "alora_invocation_tokens", "megatron_config", "arrow_config", "kasa_config",
+               "velora_config", "monteclora_config")  # fmt: skip
 INITIALISATIONS = (True, False, None, "gaussian", "eva", "orthogonal")  # those that leave the base's weights alone
 PREFIX = "base_model.model."
 
@@ -62,7 +62,7 @@ class LoraConfig:
             )
         init = data.get("init_lora_weights", True)
         if init not in INITIALISATIONS:
-            raise WeightsError(f"{source} has init_lora_weights {repr(init)[:40]}, which changes the base's own weights: "
+            raise WeightsError(f"{source} has init_lora_weights {repr(init)[:40]}, which changes the base's weights: "
                                "convert it to a plain LoRA, or merge it and publish the model")  # fmt: skip
         wild = [p[:100] for p in patterns if not re.fullmatch(r"[\w.]{1,200}", p)]
         if wild or not math.isfinite(alpha) or not all(map(math.isfinite, patterns.values())):
@@ -198,7 +198,7 @@ def _check_directions(targets: Mapping[str, Target], base: Mapping[str, TensorSp
     linear = {name: t for name, t in targets.items() if t.a and "lora_embedding_" not in t.a}
     square = [name for name in linear if base[name].shape[0] == base[name].shape[1]]
     if square and any(t.transposed != config.fan_in_fan_out for t in linear.values()):
-        raise WeightsError(f"the adapter's fan_in_fan_out is not that of all its layers, so the direction of the square "
+        raise WeightsError(f"the adapter's fan_in_fan_out is not that of all its layers, so that of the square "
                            f"{square[0]} is unknown: merge it and publish the model")  # fmt: skip
 
 

@@ -88,7 +88,7 @@ class Deltas:
 
 
 def rows_of(checkpoint: Checkpoint, name: str, start: int, stop: int, device: str = "cpu") -> torch.Tensor:
-    """Rows [start, stop) of a stored tensor in float32 (float64 if it is stored so); a copy, never a view of the file."""
+    """Rows [start, stop) of a stored tensor in float32 (float64 if stored so); a copy, never a view of the file."""
     import torch
 
     tensor = checkpoint.read(name)

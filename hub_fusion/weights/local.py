@@ -33,8 +33,8 @@ def fuse_models(
     Example:
         >>> fuse_models("acme/base", ["ann/finetune", "bob/lora"], Path("merged"))
     """
-    plan = plan_local(base, contributions, out, method=method, options=options, weights=weights, heads=heads, dtype=dtype,
-                      seed=seed, hub=hub)  # fmt: skip
+    plan = plan_local(base, contributions, out, method=method, options=options, weights=weights, heads=heads,
+                      dtype=dtype, seed=seed, hub=hub)  # fmt: skip
     if compute is None:
         from hub_fusion.weights.compute import Compute
 
@@ -54,10 +54,11 @@ def plan_local(
         raise MergeError(f"there is no output dtype {dtype!r}; there are {', '.join(DTYPES)}")
     base_folder = checkpoint_folder(str(base), hub)
     folders = [checkpoint_folder(str(c), hub) for c in contributions]
+    keys = _keys(contributions, folders)
     sources = tuple(
         Source(key, folder, base_folder,
                "adapter" if (folder / "adapter_model.safetensors").is_file() else "finetune", weight)
-        for key, folder, weight in zip(_keys(contributions, folders), folders, weights or [1.0] * len(folders), strict=True)
+        for key, folder, weight in zip(keys, folders, weights or [1.0] * len(folders), strict=True)
     )  # fmt: skip
     return FusePlan(
         base_folder, out, sources, method, dict(options or {}), 1.0, heads, DTYPES.get(dtype or "", dtype), seed
@@ -82,7 +83,7 @@ def checkpoint_folder(target: str, hub: Hub | None = None) -> Path:
 
 
 def _keys(contributions: Sequence[str | Path], folders: Sequence[Path]) -> list[str]:
-    """Names that give canonical order and seed randomness: ``repo@sha``, or as much of a folder's path as tells it apart.
+    """Names for canonical order and for randomness: ``repo@sha``, or as much of a folder's path as tells it apart.
 
     They do not depend on where the folders are, so the result does not either.
     """

@@ -1,8 +1,8 @@
 """One pass over all task vectors of a round: are they finite, how long are they, how do they lie to each other?
 
-The Gram matrix of the task vectors' body (contributions × contributions, float64) answers most of it: its diagonal holds
-the squared lengths, two equal rows are copies, and the cosine of each with any weighted mean follows from it. Shared
-heads, which only some contributions have, add to their norms.
+The Gram matrix of the task vectors' body (contributions × contributions, float64) answers most of it: its diagonal
+holds the squared lengths, two equal rows are copies, and the cosine of each with any weighted mean follows from it.
+Shared heads, which only some contributions have, add to their norms.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class Measures:
         return math.sqrt(max(float(self.gram[i, i]), 0.0))
 
     def distance(self, i: int, j: int) -> float:
-        """Distance of two bodies' changes relative to the longer: 0 for copies, √2 for orthogonal ones of one length."""
+        """Distance of two bodies' changes relative to the longer: 0 for copies, √2 for orthogonal ones of a length."""
         longest = max(self._length(i), self._length(j))
         squared = self.gram[i, i] + self.gram[j, j] - 2 * self.gram[i, j]
         return math.sqrt(max(float(squared), 0.0)) / longest if longest else 0.0

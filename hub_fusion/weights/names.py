@@ -5,7 +5,7 @@ base has ``embeddings…``), adds its own head, leaves out buffers. `match_names
 alone, so headers are enough and no model is built. Tensors fall into three kinds:
 
 * body: must be there, is fused over all contributions;
-* shared (language-model heads, poolers, mask tokens): fused over the contributions that have them, else the base's stays;
+* shared (language-model heads, poolers, mask tokens): fused over the contributions that have them, or left alone;
 * task (classifiers and the like): never fused.
 
 Adapters name modules as they are in memory, which differs from the disk where transformers converts on loading:
@@ -26,12 +26,13 @@ from hub_fusion.weights.checkpoint import FLOATS, TensorSpec
 Kind = Literal["body", "shared", "task"]
 TASK_HEADS = frozenset({
     "classifier", "score", "qa_outputs", "pre_classifier", "classification_head", "regression_head", "span_classifier",
-    "sequence_summary", "logits_proj", "fc", "head", "value_head", "v_head", "start_logits", "end_logits", "answer_class",
-    "distillation_classifier", "cls_classifier", "multiple_choice_head", "projector", "bbox_predictor", "class_labels_classifier",
+    "sequence_summary", "logits_proj", "fc", "head", "value_head", "v_head", "start_logits", "end_logits",
+    "answer_class", "distillation_classifier", "cls_classifier", "multiple_choice_head", "projector", "bbox_predictor",
+    "class_labels_classifier",
 })  # fmt: skip
 SHARED_HEADS = frozenset({
-    "lm_head", "embed_out", "generator_predictions", "generator_lm_head", "discriminator_predictions", "vocab_transform",
-    "vocab_layer_norm", "vocab_projector", "pred_layer", "predictions", "mlm_head",
+    "lm_head", "embed_out", "generator_predictions", "generator_lm_head", "discriminator_predictions",
+    "vocab_transform", "vocab_layer_norm", "vocab_projector", "pred_layer", "predictions", "mlm_head",
 })  # fmt: skip
 BUFFERS = frozenset({
     "position_ids", "token_type_ids", "inv_freq", "masked_bias", "attention_bias", "causal_mask", "num_batches_tracked",
@@ -117,7 +118,7 @@ def _check_shapes(base: Mapping[str, TensorSpec], other: Mapping[str, TensorSpec
 
 
 def _prefixes(base: Iterable[str], spelled: Mapping[str, str]) -> tuple[str, str]:
-    """The pair of prefixes (the base's, the contribution's) under which most names agree; none where that is as good."""
+    """The pair of prefixes (the base's, the contribution's) under which most names agree; none if that is as good."""
     body = [n for n in base if kind_of(n) == "body"]
     ours = ["", *_common_tops(body)]
     theirs = ["", *_common_tops([n for n in spelled if kind_of(n) == "body"])]

@@ -85,7 +85,7 @@ class Spool:
         self.folder, self.limit_bytes = folder, limit_bytes
 
     def fetch(self, hub: Hub, repo: str, sha: str, files: Iterable[FileInfo]) -> Path:
-        """Download files of ``repo@sha``; gives their folder. Raises WeightsError if they do not fit or do not verify."""
+        """Download files of ``repo@sha``; gives their folder. Raises WeightsError if they do not fit or verify."""
         wanted = list(files)
         place = self.folder / _place(repo, sha)
         missing = [f for f in wanted if not (place / f.path).is_file() or (place / f.path).stat().st_size != f.size]

@@ -17,7 +17,7 @@ from hub_fusion.weights.checkpoint import INDEX, ITEM_BYTES, SINGLE, Checkpoint,
 
 
 def plan_layout(base: Checkpoint, drop: Collection[str], dtype: str | None = None) -> dict[str, list[TensorSpec]]:
-    """Output file → its tensors with their future offsets: the base's layout without `drop`, floats in `dtype` if given.
+    """Output file → its tensors with future offsets: the base's layout without `drop`, floats in `dtype` if given.
 
     Files that would be empty are left out.
     """

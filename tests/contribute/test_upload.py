@@ -86,8 +86,8 @@ def test_a_published_adapter_is_an_adapter(world: World, ann: Hub, folder: Path)
 
 def test_pickles_hidden_files_and_folders_stay_behind(world: World, ann: Hub, folder: Path) -> None:
     """Optimiser states, training arguments with local paths, old weights, tokens; and the old card is replaced."""
-    leave = ["pytorch_model.bin", "training_args.bin", "optimizer.pt", "rng_state.pth", "model.ckpt", "x.pkl", "x.pickle",
-             "X.BIN", "x.joblib", ".env", ".gitattributes"]  # fmt: skip
+    leave = ["pytorch_model.bin", "training_args.bin", "optimizer.pt", "rng_state.pth", "model.ckpt", "x.pkl",
+             "x.pickle", "X.BIN", "x.joblib", ".env", ".gitattributes"]  # fmt: skip
     for name in leave:
         (folder / name).write_bytes(b"secret")
     (folder / "runs").mkdir()

@@ -1,9 +1,8 @@
-"""Whatever a stranger uploads: a refusal with its code, never an exception, and nothing outside the spool is touched."""
+"""Whatever a stranger uploads: a refusal with its code, never an exception, and nothing is written elsewhere."""
 
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Iterator
 from contextlib import chdir, contextmanager
 from pathlib import Path
@@ -66,7 +65,8 @@ WEIGHTS: dict[str, tuple[Callable[[], Files], str]] = {
     "largest header": (lambda: {SINGLE: claimed(2**64 - 1)}, "malformed_weights"),
     "deep header": (lambda: {SINGLE: header(b'{"a":' + b"[" * 100_000)}, "malformed_weights"),
     "dtype is a list": (
-        lambda: {SINGLE: header(b'{"a":{"dtype":[],"shape":[2],"data_offsets":[0,8]}}', bytes(8))}, "malformed_weights"),
+        lambda: {SINGLE: header(b'{"a":{"dtype":[],"shape":[2],"data_offsets":[0,8]}}', bytes(8))},
+        "malformed_weights"),
     "name of control characters": (
         lambda: {SINGLE: header(b'{"\\u001b[2J":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}}', bytes(8))},
         "malformed_weights"),
@@ -108,10 +108,13 @@ ADAPTERS: dict[str, tuple[Callable[[], Files], str]] = {
     "configuration is a list": (lambda: adapter(b"[]"), "unsupported_weights"),
     "configuration is not text": (lambda: adapter(b"\xff\xfe\x00"), "unsupported_weights"),
     "deep configuration": (lambda: adapter(b"[" * 200_000), "unsupported_weights"),
-    "deep value": (lambda: adapter(b'{"peft_type":"LORA","x":' + b"[" * 200_000 + b"]" * 200_000 + b"}"), "unsupported_weights"),
+    "deep value": (
+        lambda: adapter(b'{"peft_type":"LORA","x":' + b"[" * 200_000 + b"]" * 200_000 + b"}"), "unsupported_weights"),
     "huge configuration": (lambda: adapter(b" " * 1_100_000), "unsupported_weights"),
-    "alpha of 400 digits": (lambda: adapter(b'{"peft_type":"LORA","lora_alpha":1%s}' % (b"0" * 400)), "unsupported_weights"),
-    "alpha of 5000 digits": (lambda: adapter(b'{"peft_type":"LORA","lora_alpha":%s}' % (b"9" * 5000)), "unsupported_weights"),
+    "alpha of 400 digits": (
+        lambda: adapter(b'{"peft_type":"LORA","lora_alpha":1%s}' % (b"0" * 400)), "unsupported_weights"),
+    "alpha of 5000 digits": (
+        lambda: adapter(b'{"peft_type":"LORA","lora_alpha":%s}' % (b"9" * 5000)), "unsupported_weights"),
     "alpha is NaN": (lambda: adapter(b'{"peft_type":"LORA","lora_alpha":NaN}'), "unsupported_weights"),
     "a catastrophic pattern": (
         lambda: adapter(b'{"peft_type":"LORA","alpha_pattern":{"(a+)+$":1}}'), "unsupported_weights"),
@@ -121,7 +124,8 @@ ADAPTERS: dict[str, tuple[Callable[[], Files], str]] = {
     "no tensors": (lambda: {CONFIG: adapter_files()[CONFIG], ADAPTER: save({})}, "architecture_mismatch"),
     "NaN": (lambda: adapter(lora_A=torch.full((2, 4), float("nan")), lora_B=torch.ones(4, 2)), "not_finite"),
     "no change": (lambda: adapter(lora_A=torch.ones(2, 4), lora_B=torch.zeros(4, 2)), "unchanged"),
-    "truncated": (lambda: {CONFIG: adapter_files()[CONFIG], ADAPTER: adapter_files()[ADAPTER][:-3]}, "malformed_weights"),
+    "truncated": (
+        lambda: {CONFIG: adapter_files()[CONFIG], ADAPTER: adapter_files()[ADAPTER][:-3]}, "malformed_weights"),
 }  # fmt: skip
 NEEDS_TENSORS = {"not_finite", "unchanged"}  # what only the whole download tells
 
@@ -130,11 +134,11 @@ NEEDS_TENSORS = {"not_finite", "unchanged"}  # what only the whole download tell
 def nothing_else_touched(folder: Path) -> Iterator[None]:
     """The world's folder may change; what lies beside it, and the working directory, may not."""
     (folder / "here").mkdir(exist_ok=True)
-    before = sorted(os.listdir(folder.parent))
+    before = sorted(folder.parent.iterdir())
     with chdir(folder / "here"):
         yield
-    assert sorted(os.listdir(folder.parent)) == before
-    assert os.listdir(folder / "here") == []
+    assert sorted(folder.parent.iterdir()) == before
+    assert not list((folder / "here").iterdir())
 
 
 @pytest.mark.parametrize(
@@ -166,7 +170,9 @@ CARDS = {
     "a bomb": "a: &a [x,x,x,x,x,x,x,x,x]\nb: &b [*a,*a,*a,*a,*a,*a,*a,*a,*a]\nbase_model: [*b,*b,*b,*b,*b,*b]\n",
     "an object": "base_model: !!python/object/apply:os.system ['touch owned']\n",
     "control characters": 'base_model: "BASE\\x1b[2J"\nlicense: "mit\\x00"\ntags: ["hub-fusion\\n"]\n',
-    "the client's arguments": "self: 1\nignore_metadata_errors: 1\nbase_model: BASE\ntags: [hub-fusion]\nlicense: mit\n",
+    "the client's arguments": (
+        "self: 1\nignore_metadata_errors: 1\nbase_model: BASE\ntags: [hub-fusion]\nlicense: mit\n"
+    ),
 }
 
 

@@ -26,7 +26,7 @@ ADAPTER = "adapter_model.safetensors"
 def train_adapter(
     base: Path, folder: Path, kind: str, *, head: Callable[[Any], None] = lambda made: None, **lora: Any
 ) -> Path:
-    """A LoRA adapter for a model of class `kind` loaded from `base`, noise in all its parts; beside it what PEFT merges."""
+    """A LoRA adapter for a model of class `kind` loaded from `base`, with noise; beside it what PEFT merges."""
     from peft import LoraConfig as PeftConfig
     from peft import get_peft_model
 
@@ -83,11 +83,16 @@ CASES: dict[str, tuple[str, str, int, dict[str, Any]]] = {  # base, trained clas
         {"target_modules": ATTENTION, "alpha_pattern": {"layer.1.attention.self.query": 32, "value": 1},
          "rank_pattern": {"query": 3}},
     ),
-    "rank-stabilised": ("BertModel", "BertModel", 4, {"target_modules": ATTENTION, "use_rslora": True, "lora_alpha": 5}),
-    "classifier": (
-        "BertModel", "BertForSequenceClassification", 4, {"target_modules": ATTENTION, "modules_to_save": ["classifier"]},
+    "rank-stabilised": (
+        "BertModel", "BertModel", 4, {"target_modules": ATTENTION, "use_rslora": True, "lora_alpha": 5},
     ),
-    "task type": ("BertModel", "BertForSequenceClassification", 4, {"target_modules": ATTENTION, "task_type": "SEQ_CLS"}),
+    "classifier": (
+        "BertModel", "BertForSequenceClassification", 4,
+        {"target_modules": ATTENTION, "modules_to_save": ["classifier"]},
+    ),
+    "task type": (
+        "BertModel", "BertForSequenceClassification", 4, {"target_modules": ATTENTION, "task_type": "SEQ_CLS"},
+    ),
     "pooler saved": (
         "BertModel", "BertForSequenceClassification", 6,
         {"target_modules": ATTENTION, "modules_to_save": ["classifier", "pooler"]},
@@ -105,7 +110,9 @@ CASES: dict[str, tuple[str, str, int, dict[str, Any]]] = {  # base, trained clas
         {"target_modules": ATTENTION, "bias": "all", "modules_to_save": ["intermediate", "pooler", "classifier"]},
     ),
     "biases of targets": ("BertModel", "BertModel", 8, {"target_modules": ATTENTION, "bias": "lora_only"}),
-    "pooler as target": ("BertModel", "BertForSequenceClassification", 3, {"target_modules": ["query", "pooler.dense"]}),
+    "pooler as target": (
+        "BertModel", "BertForSequenceClassification", 3, {"target_modules": ["query", "pooler.dense"]},
+    ),
     "pooler that the base lacks": (
         "BertForMaskedLM", "BertForSequenceClassification", 2, {"target_modules": ["query", "pooler.dense"]},
     ),
@@ -114,7 +121,9 @@ CASES: dict[str, tuple[str, str, int, dict[str, Any]]] = {  # base, trained clas
         "BertModel", "BertForMaskedLM", 2, {"target_modules": ["query", "transform.dense"]},
     ),
     "embeddings": ("BertModel", "BertForSequenceClassification", 1, {"target_modules": ["word_embeddings"]}),
-    "GPT-2": ("GPT2Model", "GPT2LMHeadModel", 8, {"target_modules": ["c_attn", "c_proj", "c_fc"], "fan_in_fan_out": True}),
+    "GPT-2": (
+        "GPT2Model", "GPT2LMHeadModel", 8, {"target_modules": ["c_attn", "c_proj", "c_fc"], "fan_in_fan_out": True},
+    ),
     "GPT-2, mended by PEFT": ("GPT2LMHeadModel", "GPT2Model", 4, {"target_modules": ["c_attn", "c_fc"]}),
     "GPT-2 with a linear head": (
         "GPT2Model", "GPT2ForSequenceClassification", 4, {"target_modules": ["c_attn", "c_fc", "score"]},
@@ -139,7 +148,7 @@ def test_the_change_is_what_peft_merges(tmp_path: Path, case: str) -> None:
 
 
 def test_rows_are_those_of_the_whole(tmp_path: Path) -> None:
-    """The engine asks for blocks of rows of factors and of saved tensors; a block is computed from its part of B alone."""
+    """The engine asks for blocks of rows, of factors and of saved tensors; each is computed from its part alone."""
     base = saved(model("BertModel"), tmp_path / "base")
     adapter = train_adapter(base, tmp_path / "adapter", "BertForSequenceClassification",
                             target_modules=["query", "word_embeddings"], modules_to_save=["pooler"])  # fmt: skip
@@ -153,7 +162,7 @@ def test_rows_are_those_of_the_whole(tmp_path: Path) -> None:
 
 
 def test_a_frozen_copy_of_a_target_does_not_hide_its_factors(tmp_path: Path) -> None:
-    """PEFT saves embed_tokens beside its factors ("save_embedding_layers"); the copy has not changed, the product has."""
+    """PEFT saves embed_tokens beside its factors (save_embedding_layers); the copy has not changed, the product has."""
     base = saved(model("BertModel"), tmp_path / "base")
     adapter = train_adapter(base, tmp_path / "adapter", "BertModel", target_modules=["word_embeddings", "query"])
     tensors = load_file(adapter / ADAPTER)
@@ -341,7 +350,7 @@ def test_a_missing_configuration_is_a_weights_error(tmp_path: Path) -> None:
 
 
 def test_square_targets_are_refused_where_their_direction_is_unknown(tmp_path: Path) -> None:
-    """PEFT stores one fan_in_fan_out for all layers, the last one's; a square weight fits either way and one is wrong."""
+    """PEFT stores one fan_in_fan_out for all, the last layer's; a square weight fits either way, and one is wrong."""
     base = saved(model("GPT2Model"), tmp_path / "base")
     adapter = train_adapter(base, tmp_path / "adapter", "GPT2ForSequenceClassification",
                             target_modules=["c_attn", "attn.c_proj", "score"])  # fmt: skip

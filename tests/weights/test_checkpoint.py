@@ -246,7 +246,8 @@ def test_a_sharded_checkpoint_reads_like_a_whole_one(tmp_path: Path) -> None:
 
 
 NAMES = ["../../etc/x.safetensors", "/etc/x.safetensors", "a/b.safetensors", "..\\x.safetensors", ".x.safetensors",
-         "x.bin", "", "x\x00.safetensors", "x\n.safetensors", "\ud800.safetensors", "x" * 5000 + ".safetensors"]  # fmt: skip
+         "x.bin", "", "x\x00.safetensors", "x\n.safetensors", "\ud800.safetensors",
+         "x" * 5000 + ".safetensors"]  # fmt: skip
 
 
 @pytest.mark.parametrize("name", NAMES, ids=lambda name: ascii(name)[:30])
@@ -285,7 +286,7 @@ def test_an_index_must_keep_its_promises(tmp_path: Path) -> None:
     with pytest.raises(HeaderError, match="1 tensors that no shard has: lost"):
         Checkpoint.open(folder)
     (folder / "model-00001-of-00002.safetensors").unlink()
-    with pytest.raises(HeaderError, match="cannot read .*model-00001-of-00002"):
+    with pytest.raises(HeaderError, match=r"cannot read .*model-00001-of-00002"):
         Checkpoint.open(folder)
     (folder / "model-00001-of-00002.safetensors").write_bytes(
         (folder / "model-00002-of-00002.safetensors").read_bytes()

@@ -274,7 +274,7 @@ def test_what_an_adapter_does_not_touch_counts_as_no_change(tmp_path: Path, comp
     adapter = get_peft_model(started_from("BertModel", base), LoraConfig(r=2, target_modules=["query"],
                                                                          init_lora_weights=False))  # fmt: skip
     adapter.save_pretrained(tmp_path / "b")
-    merged = saved(adapter.merge_and_unload(), tmp_path / "merged")
+    saved(adapter.merge_and_unload(), tmp_path / "merged")
     sources = (Source("a", finetune, base), Source("b", tmp_path / "b", base, "adapter"))
     fuse(FusePlan(base, tmp_path / "out", sources), compute)
     fused, start, one, other = (weights(tmp_path / place) for place in ("out", "base", "a", "merged"))
@@ -416,6 +416,7 @@ def test_every_input_error_comes_before_a_byte_is_written(tmp_path: Path, comput
     broken.mkdir()
     (broken / SINGLE).write_bytes((base / SINGLE).read_bytes()[:-1])
     out = tmp_path / "out"
+    copy = save_folder(tmp_path / "copy", layers())
     file = tmp_path / "file"
     file.write_text("")
     plan = FusePlan(base, out, (good,))
@@ -434,13 +435,14 @@ def test_every_input_error_comes_before_a_byte_is_written(tmp_path: Path, comput
         (replace(plan, sources=(replace(good, weight=-1.0),)), WeightsError, "not negative"),
         (replace(plan, sources=(replace(good, weight=math.nan),)), WeightsError, "finite"),
         (replace(plan, sources=(replace(good, weight=0.0),)), WeightsError, "not all zero"),
-        (replace(plan, sources=(replace(good, weight=1e308), replace(good, key="b", weight=1e308))), WeightsError, "finite"),
+        (replace(plan, sources=(replace(good, weight=1e308), replace(good, key="b", weight=1e308))),
+         WeightsError, "finite"),
         (replace(plan, sources=(replace(good, scale=math.inf),)), WeightsError, "scale"),
         (replace(plan, step=math.nan), WeightsError, "step"),
         (replace(plan, dtype="I64"), WeightsError, "'I64'"),
         (replace(plan, out=base), WeightsError, "is an input"),
         (replace(plan, out=good.folder), WeightsError, "is an input"),
-        (replace(plan, sources=(replace(good, origin=tmp_path / "copy"),), out=save_folder(tmp_path / "copy", layers())),
+        (replace(plan, sources=(replace(good, origin=copy),), out=copy),
          WeightsError, "is an input"),
         (replace(plan, out=file), WeightsError, "not a folder"),
         (replace(plan, method="meen"), MergeError, "no merge method 'meen'"),

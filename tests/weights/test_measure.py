@@ -105,11 +105,11 @@ def test_an_unchanged_contribution_has_norm_zero_and_no_direction(tmp_path: Path
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 def test_the_first_tensor_with_nan_or_infinity_is_named(tmp_path: Path, compute: Compute, value: float) -> None:
-    """In the order of the base's file, the same for any number of processes; the numbers of the others are as without it."""
+    """In the order of the base's file, for any number of processes; the numbers of the others are as without it."""
     base = base_of(tmp_path)
     good = [finetune(tmp_path, base, f"good{i}", random_changes(i)) for i in range(2)]
-    bad = finetune(tmp_path, base, "bad", random_changes(9) | {"body.b": torch.tensor(value),
-                                                               "body.c": torch.tensor([0, 0, value, 0, 0])})  # fmt: skip
+    poison = {"body.b": torch.tensor(value), "body.c": torch.tensor([0, 0, value, 0, 0])}
+    bad = finetune(tmp_path, base, "bad", random_changes(9) | poison)
     alone = measure(good, base, compute)
     together = measure([good[0], bad, good[1]], base, compute)
     order = list(Checkpoint.open(base))
@@ -123,7 +123,7 @@ def test_the_first_tensor_with_nan_or_infinity_is_named(tmp_path: Path, compute:
 
 
 def _in_processes(sources: list[Source], base: Path, processes: int) -> list[Measures]:
-    """What each of several processes would return; they run one after the other, the second time with what all found."""
+    """What each of several processes would return: they run one after the other, then again with what all found."""
     found: list[Any] = []
 
     def peer(rank: int, gather: Any) -> Any:

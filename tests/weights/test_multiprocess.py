@@ -24,10 +24,11 @@ def test_two_processes_write_what_one_writes_and_speak_once(tmp_path: Path) -> N
     folders = [saved(trained(started_from("BertForMaskedLM", base), seed=i), tmp_path / f"f{i}") for i in range(3)]
     alone = fuse(plan_local(base, folders, tmp_path / "one", weights=[1, 2, 3]), Compute())
     launch = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2",
-              "--main_process_port", "0", "-m", "hub_fusion", "fuse", str(base), *map(str, folders), "--weights", "1,2,3",
-              "--out", str(tmp_path / "two"), "--json"]  # fmt: skip
+              "--main_process_port", "0", "-m", "hub_fusion", "fuse", str(base), *map(str, folders),
+              "--weights", "1,2,3", "--out", str(tmp_path / "two"), "--json"]  # fmt: skip
     environment = os.environ | {
-        "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(PROJECT), "HF_HOME": str(tmp_path / "hf"),
+        "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(PROJECT),
+        "HF_HOME": str(tmp_path / "hf"),
     }  # fmt: skip
     done = subprocess.run(launch, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr[-3000:]

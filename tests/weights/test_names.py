@@ -82,7 +82,7 @@ LEGACY = {"LayerNorm.weight": "LayerNorm.gamma", "LayerNorm.bias": "LayerNorm.be
     ("base", "other"), [({}, LEGACY), (LEGACY, {}), (LEGACY, LEGACY)], ids=["finetune", "base", "both"]
 )
 def test_gamma_and_beta_are_weight_and_bias(tmp_path: Path, base: dict[str, str], other: dict[str, str]) -> None:
-    """The best known BERT on the Hub says gamma and beta; its finetunes, saved by a newer version, say weight and bias."""
+    """The best known BERT on the Hub says gamma and beta; its finetunes, saved by newer versions, weight and bias."""
     theirs = tensors(model("BertForSequenceClassification"), **other)
     names = matched(tensors(model("BertModel"), **base), theirs, tmp_path).names
     assert len(names) == 39

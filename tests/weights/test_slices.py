@@ -14,7 +14,14 @@ from hub_fusion.weights.compute import Compute
 from hub_fusion.weights.deltas import Source
 from hub_fusion.weights.fuse import FusePlan, fuse
 
-SHAPES = {"scalar": (), "empty": (0, 3), "bias": (37,), "matrix": (24, 10), "cube": (6, 3, 4), "classifier.weight": (2, 4)}
+SHAPES = {
+    "scalar": (),
+    "empty": (0, 3),
+    "bias": (37,),
+    "matrix": (24, 10),
+    "cube": (6, 3, 4),
+    "classifier.weight": (2, 4),
+}
 every_method = pytest.mark.parametrize("method", sorted(merge_methods()))
 
 
