@@ -24,6 +24,8 @@ def demo(
     """The whole loop on this machine: seven contributors and real handwritten digits, in about a minute."""
     from hub_fusion.demo import run as play
 
+    if clean and not endpoint:
+        raise typer.BadParameter("--clean goes with --endpoint; a local Hub is a folder to be deleted")
     quiet_bars()
     with ExitStack() as stack:
         folder = root or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="hub-fusion-demo-")))

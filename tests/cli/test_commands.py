@@ -84,6 +84,7 @@ def test_version_and_no_arguments(call: Call) -> None:
         ["run", "--set", "round.choose=[1, 2"],
         ["watch", "--interval", "0"],
         ["demo", "--generations", "0"],
+        ["demo", "--clean"],
     ],
     ids=" ".join,
 )
