@@ -33,6 +33,7 @@ class Compute:
         self.device = "cpu" if cpu else str(self.state.device)
         self.processes = int(self.state.num_processes)
         self.rank = int(self.state.process_index)
+        self.broken = False  # this process left its peers in the middle of their work
 
     @property
     def is_main(self) -> bool:
@@ -56,7 +57,13 @@ class Compute:
         `here` are further arguments for this process alone (a progress bar).
         """
         self._hand_out((work, arguments))
-        return work(*arguments, self, **here)
+        try:
+            return work(*arguments, self, **here)
+        except HubFusionError:
+            raise  # in every process alike
+        except BaseException:
+            self.broken = True
+            raise
 
     def serve(self) -> None:
         """Other processes: do what the main process hands out until it calls `close`.
@@ -70,8 +77,8 @@ class Compute:
         self.state.destroy_process_group()
 
     def close(self) -> None:
-        """Let the other processes go."""
-        if self.processes > 1:
+        """Let the other processes go; after a fault of this one alone they wait in vain, and the launcher ends them."""
+        if self.processes > 1 and not self.broken:
             self._hand_out(None)
             self.state.destroy_process_group()
 
