@@ -26,7 +26,7 @@ from hub_fusion.hub import Hub
 from hub_fusion.merge import find_method
 from hub_fusion.provenance import Clock, hardware, versions
 from hub_fusion.publish.commit import PublishConflict, publish
-from hub_fusion.publish.state import BaseState, fused_keys, open_base
+from hub_fusion.publish.state import BaseState, check_base, fused_keys, open_base
 from hub_fusion.publish.status import read_status, tell_published, tell_queue, tell_rejected
 from hub_fusion.recipe import Recipe
 from hub_fusion.records import Attempt, Contribution, Generation, Refusal, Verdict, attempt_id, now
@@ -79,6 +79,7 @@ def _round(
 ) -> Outcome:
     state = open_base(hub, recipe.base, recipe.root, mend=not dry_run)
     say(f"{recipe.base} is at gen-{state.generation}")
+    check_base(hub, state)
     queue, refusals = find_contributions(recipe, hub, state)
     chosen = choose(queue, recipe.round)
     reason = due(queue, recipe.round, now())
@@ -120,6 +121,7 @@ def screen_round(
     recipe: Recipe, hub: Hub, compute: Compute, state: BaseState, chosen: list[Contribution], work: Path, say: Say
 ) -> tuple[Path, Screened]:
     """The folder of the newest generation, and what of the chosen contributions passes the screen, spooled."""
+    check_base(hub, state)
     generations = Generations.of(hub, recipe.base)
     if not generations.commits:  # nobody has tagged the root yet: a stage that runs alone does not
         generations = Generations(((0, state.revision, EPOCH),), {state.revision: 0})

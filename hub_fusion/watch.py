@@ -11,12 +11,14 @@ from __future__ import annotations
 import signal
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hub_fusion.errors import HubFusionError, HubUnreachable, RecipeError
 from hub_fusion.generation import Outcome, run_generation
 from hub_fusion.hub import Hub
+from hub_fusion.publish.status import tell_error
 from hub_fusion.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -62,6 +64,8 @@ def watch(
                     raise
                 pause = interval
                 say(f"this round failed: {error}; looking again in {pause:.0f} s")
+                with suppress(HubFusionError):  # contributors look there, not into this log
+                    tell_error(hub, recipe.base, str(error))
             wake.wait(pause)
     except Stopped:
         say("stopped by SIGTERM; nothing is lost, start again to go on")

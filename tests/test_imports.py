@@ -33,7 +33,7 @@ BELOW = {  # part → what it may import, besides itself
     "publish": {"weights"} | SHARED,
     "contribute": {"contributions", "weights"} | SHARED,
     "generation": {"contributions", "evaluate", "publish", "weights", "merge"} | SHARED,
-    "watch": {"generation", "weights"} | SHARED,
+    "watch": {"generation", "publish", "weights"} | SHARED,
     "local_hub": set(),
     "__main__": {"cli"},
 }

@@ -143,7 +143,7 @@ def publish(
 ) -> None:  # fmt: skip
     """Fuse, judge and publish what `screen` let pass; exit code 3 if the gate refuses it."""
     from hub_fusion.cli.loop import tell
-    from hub_fusion.generation import alone, finish_round, check_recipe, round_id, screen_round
+    from hub_fusion.generation import alone, check_recipe, finish_round, round_id, screen_round
     from hub_fusion.provenance import Clock
     from hub_fusion.publish.state import open_base
     from hub_fusion.records import parse_lines

@@ -58,8 +58,7 @@ def record_path(generation: int) -> str:
 def open_base(hub: Hub, repo: str, root: str | None = None, *, mend: bool = True) -> BaseState:
     """Read the base and, if `mend`, tag what lacks its tag: the root, a generation whose publisher was killed.
 
-    Raises RepoMissing if there is no such repository, RecordError for a lineage that cannot be continued, HubConflict
-    for tags and weights that did not come from the loop.
+    Raises RepoMissing if there is no such repository, RecordError or HubConflict for a lineage that cannot be read.
     """
     revisions = _generation_tags(hub, repo)  # before the head: whatever is tagged here is on the main that is read next
     branches = hub.branches(repo)
@@ -79,7 +78,6 @@ def open_base(hub: Hub, repo: str, root: str | None = None, *, mend: bool = True
             if mend:
                 hub.tag(repo, "gen-0", head, "The root: weights from before the first fuse")
             revisions[0] = head
-        _check_weights(hub, repo, 0, revisions[0], head)
         return BaseState(repo, head, root_index(repo, root, revisions[0], now()), revisions, True)
     for entry in index.generations:
         number = entry.generation or 0
@@ -89,13 +87,30 @@ def open_base(hub: Hub, repo: str, root: str | None = None, *, mend: bool = True
                 hub.tag(repo, f"gen-{number}", revisions[number], f"Generation {number}")
     if not index.generations or index.generations[-1].generation not in revisions:
         raise RecordError(f"{repo}/{INDEX_PATH} lists no generation: restore it from an earlier commit")
-    newest = index.generations[-1].generation or 0
-    foreign = {n: sha for n, sha in revisions.items() if n > newest}
-    if foreign:
-        names = ", ".join(f"gen-{n} on {sha[:8]}" for n, sha in sorted(foreign.items()))
-        raise HubConflict(f"{repo} is at gen-{newest} but has tags of later generations ({names}): delete them")
-    _check_weights(hub, repo, newest, revisions[newest], head)
     return BaseState(repo, head, index, revisions, False)
+
+
+def check_base(hub: Hub, state: BaseState) -> None:
+    """Raise HubConflict if the next generation cannot follow from what is there.
+
+    A tag is taken; or main's weights are not the newest generation's, and fusing would silently undo that change.
+    """
+    foreign = {number: commit for number, commit in state.revisions.items() if number > state.generation}
+    if foreign:
+        names = ", ".join(f"gen-{number} on {commit[:8]}" for number, commit in sorted(foreign.items()))
+        raise HubConflict(
+            f"{state.repo} is at gen-{state.generation} but has tags of later generations ({names}): delete them"
+        )
+    if state.revision != state.head and _weights(hub, state, state.revision) != _weights(hub, state, state.head):
+        raise HubConflict(
+            f"main of {state.repo} does not have the weights of gen-{state.generation} ({state.revision[:8]}) but "
+            f"others ({state.head[:8]}): restore them, or make the new weights a repository of their own"
+        )
+
+
+def _weights(hub: Hub, state: BaseState, commit: str) -> dict[str, str]:
+    files = hub.files(state.repo, commit).items()
+    return {path: file.oid for path, file in files if "/" not in path and ".safetensors" in path}
 
 
 def read_record(hub: Hub, repo: str, generation: int, revision: str) -> Generation:
@@ -123,22 +138,6 @@ def _check_root(hub: Hub, repo: str, head: str) -> None:
     names = set(hub.files(repo, head))
     if not names & {"model.safetensors", "model.safetensors.index.json"}:
         raise HubError(f"{repo} has no model.safetensors on main: upload the root's weights and config.json first")
-
-
-def _check_weights(hub: Hub, repo: str, generation: int, revision: str, head: str) -> None:
-    """HubConflict if somebody put other weights on main: fusing onto the generation would silently undo that."""
-    if revision == head:
-        return
-
-    def weights(commit: str) -> dict[str, str]:
-        files = hub.files(repo, commit).items()
-        return {path: file.oid for path, file in files if "/" not in path and ".safetensors" in path}
-
-    if weights(revision) != weights(head):
-        raise HubConflict(
-            f"main of {repo} does not have the weights of gen-{generation} ({revision[:8]}) but others ({head[:8]}): "
-            "restore them, or make the new weights a repository of their own"
-        )
 
 
 def _commit_of(hub: Hub, repo: str, generation: int) -> str:

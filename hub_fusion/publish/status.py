@@ -24,22 +24,21 @@ HEARTBEAT = timedelta(hours=1)
 
 def read_status(hub: Hub, state: BaseState) -> Status:
     """The status, or an empty one before the first; attempts that the index lists already are left out."""
-    try:
-        text = hub.read_text(state.repo, PATH, revision=hub.branches(state.repo)[BRANCH])
-    except (RepoMissing, KeyError):
-        return Status(base=state.repo, heartbeat=now())
-    status = Status.from_json(text, source=f"{state.repo}@{BRANCH}/{PATH}")
+    status = _read(hub, state.repo)
     known = {entry.id for entry in state.index.entries}
     return status.model_copy(update={"rejected": tuple(a for a in status.rejected if a.id not in known)})
 
 
-def tell_queue(
-    hub: Hub, state: BaseState, queue: Sequence[Contribution], refusals: Sequence[Refusal], error: str | None = None
-) -> None:
+def tell_queue(hub: Hub, state: BaseState, queue: Sequence[Contribution], refusals: Sequence[Refusal]) -> None:
     """Who waits and who was refused, so that contributors need not wait for a generation to know."""
     waiting = tuple(Waiting(repo=c.repo, sha=c.sha, since=c.last_modified) for c in queue)
-    update = {"generation": state.generation, "queue": waiting, "refusals": tuple(refusals), "last_error": error}
-    _write(hub, state, lambda status: status.model_copy(update=update))
+    update = {"generation": state.generation, "queue": waiting, "refusals": tuple(refusals), "last_error": None}
+    _write(hub, state.repo, lambda status: status.model_copy(update=update))
+
+
+def tell_error(hub: Hub, repo: str, error: str) -> None:
+    """Why the watcher cannot make a round; what is known of queue and attempts stays. The next good round clears it."""
+    _write(hub, repo, lambda status: status.model_copy(update={"last_error": error[:2000]}))
 
 
 def tell_rejected(hub: Hub, state: BaseState, record: Attempt) -> None:
@@ -50,7 +49,7 @@ def tell_rejected(hub: Hub, state: BaseState, record: Attempt) -> None:
         update = {"rejected": (*others, record), "generation": state.generation, "refusals": record.refusals}
         return status.model_copy(update=update | {"queue": (), "last_error": None})
 
-    _write(hub, state, change)
+    _write(hub, state.repo, change)
 
 
 def tell_published(hub: Hub, state: BaseState, record: Generation, rejected: Sequence[Attempt]) -> None:
@@ -62,29 +61,37 @@ def tell_published(hub: Hub, state: BaseState, record: Generation, rejected: Seq
         update = {"rejected": later, "queue": (), "generation": record.generation, "refusals": record.refusals}
         return status.model_copy(update=update | {"last_error": None})
 
-    _write(hub, state, change)
+    _write(hub, state.repo, change)
 
 
-def _write(hub: Hub, state: BaseState, change: Callable[[Status], Status]) -> None:
+def _read(hub: Hub, repo: str) -> Status:
+    try:
+        text = hub.read_text(repo, PATH, revision=hub.branches(repo)[BRANCH])
+    except (RepoMissing, KeyError):
+        return Status(base=repo, heartbeat=now())
+    return Status.from_json(text, source=f"{repo}@{BRANCH}/{PATH}")
+
+
+def _write(hub: Hub, repo: str, change: Callable[[Status], Status]) -> None:
     """Commit ``change(status)`` if more than the heartbeat changed, or the heartbeat is an hour old.
 
     When somebody else was first the change is applied to what they wrote. Raises HubConflict after five such losses.
     """
     from huggingface_hub import CommitOperationAdd
 
-    if BRANCH not in hub.branches(state.repo):
-        hub.create_branch(state.repo, BRANCH)
+    if BRANCH not in hub.branches(repo):
+        hub.create_branch(repo, BRANCH)
     for _ in range(5):
-        parent = hub.branches(state.repo)[BRANCH]
-        old = read_status(hub, state)
+        parent = hub.branches(repo)[BRANCH]
+        old = _read(hub, repo)
         new = change(old).model_copy(update={"heartbeat": now()})
         same = new.model_copy(update={"heartbeat": old.heartbeat}) == old
-        if same and new.heartbeat - old.heartbeat < HEARTBEAT and PATH in hub.files(state.repo, parent):
+        if same and new.heartbeat - old.heartbeat < HEARTBEAT and PATH in hub.files(repo, parent):
             return
         try:
             operation = CommitOperationAdd(PATH, (new.to_json(indent=1) + "\n").encode())
-            hub.commit(state.repo, [operation], "Status", branch=BRANCH, parent=parent)
+            hub.commit(repo, [operation], "Status", branch=BRANCH, parent=parent)
             return
         except HubConflict:
             continue
-    raise HubConflict(f"{state.repo}@{BRANCH} keeps moving; is another watcher running in a tight loop?")
+    raise HubConflict(f"{repo}@{BRANCH} keeps moving; is another watcher running in a tight loop?")
