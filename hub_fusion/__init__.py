@@ -15,7 +15,7 @@ _PUBLIC = {
     "Hub": "hub_fusion.hub",
     "Recipe": "hub_fusion.recipe",
 }
-__all__ = sorted([*_PUBLIC, "__version__"])  # noqa: PLE0605
+__all__ = sorted([*_PUBLIC, "__version__"])
 
 
 def __getattr__(name: str) -> Any:

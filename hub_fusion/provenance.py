@@ -9,7 +9,9 @@ from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-DECISIVE = ("hub-fusion", "torch", "transformers", "peft", "accelerate", "safetensors", "scikit-learn", "huggingface_hub")
+DECISIVE = (
+    "hub-fusion", "torch", "transformers", "peft", "accelerate", "safetensors", "scikit-learn", "huggingface_hub",
+)  # fmt: skip
 
 
 def versions() -> dict[str, str]:

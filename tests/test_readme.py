@@ -104,7 +104,8 @@ def world(tmp_path_factory: pytest.TempPathFactory):  # type: ignore[no-untyped-
         for tag in ("gen-0", "gen-6"):
             acme.tag("acme/base", tag, acme.branches("acme/base")["main"])
         bob = Hub(server.url, tokens["bob"], cache_dir=folder / "cache-bob")
-        publish_contribution(folder / "bobs", "bob/topics", base="acme/base", base_revision="gen-0", hub=bob, license="mit")
+        started_from = {"base": "acme/base", "base_revision": "gen-0"}
+        publish_contribution(folder / "bobs", "bob/topics", **started_from, hub=bob, license="mit")
         yield World(server.url, folder, tokens)
 
 
@@ -158,7 +159,8 @@ def test_a_hub_is_served_from_a_folder(world: World) -> None:
     assert world.run(add, "acme").startswith("hf_")
     run[run.index("--port") + 1] = "0"
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
-    with subprocess.Popen(run, cwd=world.folder, env=os.environ | {"PATH": path}, stdout=subprocess.PIPE, text=True) as hub:
+    environment = os.environ | {"PATH": path}
+    with subprocess.Popen(run, cwd=world.folder, env=environment, stdout=subprocess.PIPE, text=True) as hub:
         assert hub.stdout is not None
         assert hub.stdout.readline().startswith("http://127.0.0.1:")
         hub.terminate()

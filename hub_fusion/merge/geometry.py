@@ -33,9 +33,9 @@ def model_stock(deltas: torch.Tensor, weights: torch.Tensor, *, gram: torch.Tens
 def karcher(deltas: torch.Tensor, weights: torch.Tensor, *, gram: torch.Tensor, iterations: int = 10) -> torch.Tensor:
     """The mean of the directions on the sphere, times the mean length; for two contributions this is SLERP.
 
-    Per tensor, on task vectors: iterated logarithmic and exponential maps (Karcher 1977) from the normalised mean, in the
-    coordinates of the Gram matrix. Implementations that take whole weights, where all finetunes are nearly parallel,
-    give almost the mean. Directions that cancel have no mean; the weighted mean is given then.
+    Per tensor, on task vectors: iterated logarithmic and exponential maps (Karcher 1977) from the normalised mean, in
+    the coordinates of the Gram matrix. Implementations that take whole weights, where all finetunes are nearly
+    parallel, give almost the mean. Directions that cancel have no mean; the weighted mean is given then.
     Example: orthogonal deltas of length 1 with equal weights give length 1 between them, where the mean has length √½.
     """
     import torch

@@ -12,10 +12,10 @@ if TYPE_CHECKING:
 
 @merge_method("Mean", source="https://arxiv.org/abs/2212.01378", judged="base")
 def mean(deltas: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
-    """The weighted mean of the task vectors, Σ wᵢ·δᵢ with Σ wᵢ = 1; with equal weights the average of ColD Fusion (section 3).
+    """The weighted mean of the task vectors, Σ wᵢ·δᵢ with Σ wᵢ = 1; with equal weights the average of ColD Fusion.
 
-    Published implementations average the finetunes themselves. That is the same when all started from one
-    generation; with task vectors a contribution that started from an earlier one stays useful.
+    Don-Yehiya et al. 2022, section 3. Published implementations average the finetunes themselves. That is the same when
+    all started from one generation; with task vectors a contribution that started from an earlier one stays useful.
     Example: deltas [[2, 0], [4, 2]] with weights [½, ½] give [3, 1].
     """
     merged = deltas[0] * weights[0]

@@ -15,9 +15,10 @@ ITERATIONS = 200
 
 @merge_method("Coordinate-wise median", source="https://arxiv.org/abs/1803.01498", judged="base")
 def median(deltas: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
-    """For every element the median of the contributions (Yin et al. 2018); of an even number, the mean of the middle two.
+    """For every element the median of the contributions (Yin et al. 2018).
 
-    Weights do not count. Task vectors of different tasks are nearly orthogonal, and then medians lie close to the base.
+    Of an even number it is the mean of the middle two. Weights do not count. Task vectors of different tasks are nearly
+    orthogonal, and then medians lie close to the base.
     Example: deltas [[1], [2], [90]] give [2].
     """
     ordered = deltas.sort(dim=0).values

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 @merge_method("TSV-M", source="https://arxiv.org/abs/2412.00081", judged="seen-task", whole=True)
 def tsv_m(deltas: torch.Tensor, weights: torch.Tensor, *, scale: float = 1.0) -> torch.Tensor:
-    """The strongest singular directions of every task matrix, made orthogonal to each other, summed (Gargiulo et al. 2024).
+    """The strongest singular directions of every task matrix, made orthogonal, summed (Gargiulo et al. 2024).
 
     Of each of n matrices the ⌊min(rows, columns)/n⌋ largest singular triples stay; left and right vectors of all are
     replaced by the nearest orthonormal sets. With more contributions than min(rows, columns), the largest triples stay.

@@ -91,7 +91,8 @@ def folder_sha256(folder: Path) -> str:
 def fuse(plan: FusePlan, compute: Compute, progress: Progress | None = None) -> FuseReport:
     """Carry out a plan in all processes (see Compute.together); the output folder loads with from_pretrained.
 
-    Raises WeightsError, listing all offenders, before a single weight is read; MergeError for a bad method or option.
+    Raises WeightsError, listing all offenders, before a single weight is read (or, if the result is not finite, after);
+    MergeError for a bad method or option.
     """
     began = time.monotonic()
     formula, base, opened, dropped = _open(plan)
@@ -102,19 +103,22 @@ def fuse(plan: FusePlan, compute: Compute, progress: Progress | None = None) -> 
         writer.prepare(plan.out, base, layout)
     compute.barrier()
     share = _shares(specs, compute.processes)[compute.rank]
-    total, done = sum(spec.size_bytes for spec in share), 0
+    total, done, not_finite = sum(spec.size_bytes for spec in share), 0, list[str]()
     for spec in share:
         taking = [d for d in opened if d.source.weight and d.takes_part(spec.name)]
         tensor = Slices(plan, spec, taking, formula, compute.device)
         for start, stop in tensor.blocks:
             rows = _fused_rows(plan, base, spec, tensor, formula, start, stop, compute.device)
+            if taking and not rows.isfinite().all():
+                not_finite.append(spec.name)
+                break
             data = _bytes(rows)
             row_bytes = spec.size_bytes // (spec.shape[0] if spec.shape else 1)
             writer.write(plan.out, spec, data, start * row_bytes)
             done += len(data)
             if progress:
                 progress(done, total)
-    compute.barrier()
+    _check_finite(sorted(name for names in compute.gather(not_finite) for name in names))
     files: dict[str, str] = {}
     if compute.is_main:
         files = writer.finish(plan.out, layout)
@@ -122,6 +126,15 @@ def fuse(plan: FusePlan, compute: Compute, progress: Progress | None = None) -> 
     compute.barrier()
     size = sum(spec.size_bytes for spec in specs)
     return FuseReport(files, len(specs), size, compute.processes, compute.device, time.monotonic() - began, dropped)
+
+
+def _check_finite(names: list[str]) -> None:
+    """Raise WeightsError, in every process alike, if tensors of the result hold NaN or infinity."""
+    if names:
+        raise WeightsError(
+            f"{len(names)} fused tensors are not finite ({', '.join(names[:3])}): an input holds NaN or infinity, "
+            "or values too large for the output's dtype (bf16 and fp32 reach further than fp16)"
+        )
 
 
 def describe(plan: FusePlan) -> dict[str, Any]:
@@ -166,9 +179,7 @@ def _fused_rows(
         return (stored.reshape(1) if stored.dim() == 0 else stored[start:stop]).to(dtype)
     deltas = tensor.deltas(start, stop)
     merged = formula(deltas, tensor.weights, **tensor.inputs(deltas, start))
-    merged = merged.masked_fill(
-        merged == 0, -0.0
-    )  # x + (−0) is x for every x, but −0 + 0 is 0: no change, no change of bytes
+    merged = merged.masked_fill(merged == 0, -0.0)  # x + (−0) is x for every x, but −0 + 0 is 0: no change stays none
     return rows_of(base, spec.name, start, stop, device).add_(merged, alpha=plan.step).to(device="cpu", dtype=dtype)
 
 

@@ -66,14 +66,17 @@ def test_what_the_demo_left_is_served_again(demo: tuple[Path, dict[str, Any]]) -
     """All tags are there, and a generation loads in a plain process with nothing but HF_ENDPOINT."""
     folder, found = demo
     with serve(folder) as hub:
-        tags = {t.name: t.target_commit for t in HfApi(endpoint=hub.url).list_repo_refs(found["base"]).tags}
+        refs = HfApi(endpoint=hub.url).list_repo_refs(found["base"])
+        tags = {tag.name: tag.target_commit for tag in refs.tags}
         assert tags == {g["tag"]: g["revision"] for g in found["generations"]}
         code = (
             "from transformers import AutoModelForImageClassification as M;"
-            f"m = M.from_pretrained({found['base']!r}, revision='gen-1', num_labels=3); print(m.classifier.out_features)"
+            f"m = M.from_pretrained({found['base']!r}, revision='gen-1', num_labels=3);"
+            "print(m.classifier.out_features)"
         )
         environment = os.environ | {"HF_ENDPOINT": hub.url, "HF_HOME": str(folder / "hf")}
-        done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=120)
+        command = [sys.executable, "-c", code]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
     assert done.stdout.strip() == "3", done.stderr
 
 

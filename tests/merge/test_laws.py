@@ -15,11 +15,13 @@ from hypothesis import strategies as st
 from hub_fusion import merge
 from hub_fusion.errors import MergeError
 from hub_fusion.merge import find_method, merge_method, merge_methods
-from hub_fusion.merge.inputs import find_cut, noise_like
+
+from .method_harness import run
 
 METHODS = sorted(merge_methods())
 SHAPES = [(), (0,), (1,), (7, 5), (3, 1, 2)]
-AVERAGES = {"mean", "median", "trimmed_mean", "geometric_median", "model_stock", "karcher", "sce"}  # of copies: that delta
+# of n copies of one delta these give that delta
+AVERAGES = {"mean", "median", "trimmed_mean", "geometric_median", "model_stock", "karcher", "sce"}
 TOLERANCE = {"geometric_median": 1e-4, "karcher": 1e-4, "tsv_m": 1e-4, "iso_c": 1e-4}  # iterations, decompositions
 every_method = pytest.mark.parametrize("name", METHODS)
 every_shape = pytest.mark.parametrize("shape", SHAPES, ids=str)
@@ -34,26 +36,6 @@ def case(shape: tuple[int, ...], n: int, seed: int) -> tuple[torch.Tensor, torch
     deltas = torch.randn(n, *shape, generator=source) * sizes.reshape(n, *[1] * len(shape))
     weights = torch.rand(n, generator=source) + 0.01
     return deltas, weights / weights.sum()
-
-
-def run(
-    name: str, deltas: torch.Tensor, weights: torch.Tensor, names: list[str] | None = None, **options: Any
-) -> torch.Tensor:  # fmt: skip
-    """The method with its default options, and what it asks for; `names` are those of the contributions."""
-    method = find_method(name).bind(options)
-    names = names or [str(i) for i in range(len(deltas))]
-    size = deltas[0].numel()
-    inputs: dict[str, torch.Tensor] = {}
-    if "gram" in method.method.inputs:
-        flat = deltas.reshape(len(deltas), -1).double()
-        inputs["gram"] = flat @ flat.T
-    if "keep" in method.method.inputs:
-        first, last = ([find_cut(lambda d=d: [d], rank, size) for d in deltas] for rank in method.ranks(size))
-        inputs["keep"] = torch.stack([b.before(d, 0) & ~a.before(d, 0) for d, a, b in zip(deltas, first, last, strict=True)])
-    if "noise" in method.method.inputs:
-        noise = [noise_like(d, 0, seed=0, tensor="t", contribution=c) for d, c in zip(deltas, names, strict=True)]
-        inputs["noise"] = torch.stack(noise)
-    return method(deltas, weights, **inputs)
 
 
 @every_method

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.merge.test_laws import run
+from .method_harness import run
 
 seeds = st.integers(0, 2**31)
 
@@ -70,7 +70,7 @@ def test_dare_keeps_the_expected_share_and_the_mean(seed: int) -> None:
 @settings(max_examples=20, deadline=None)
 @given(seed=seeds)
 def test_geometric_median_stands_a_minority_of_outliers(seed: int) -> None:
-    """Two of seven, a million times too long, move the mean by as much, the geometric median by about the honest spread."""
+    """Two of seven, a million times too long, move the mean by as much, it by about the honest spread."""
     deltas, weights = random_deltas(seed, n=7)
     honest = deltas[2:].mean(dim=0)
     deltas[:2] *= 1e6

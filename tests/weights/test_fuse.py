@@ -502,3 +502,16 @@ def test_an_unaligned_base_is_fused_like_an_aligned_one(tmp_path: Path, compute:
 def test_the_tiny_models_have_the_sizes_that_these_tests_count_on() -> None:
     """Two layers, so that a mistake in one of them shows."""
     assert BERT["num_hidden_layers"] == 2
+
+
+@pytest.mark.parametrize(("value", "dtype"), [(float("nan"), None), (float("inf"), None), (1e6, "F16")])
+def test_a_result_that_is_not_finite_is_an_error_that_names_the_tensor(
+    tmp_path: Path, compute: Compute, value: float, dtype: str | None
+) -> None:
+    """NaN of an input, and numbers beyond the output's dtype, would otherwise be found by whoever loads the model."""
+    base = save_folder(tmp_path / "base", {"body.weight": torch.zeros(3), "body.bias": torch.zeros(2)})
+    bad = save_folder(tmp_path / "bad", {"body.weight": torch.tensor([0.0, value, 0.0]), "body.bias": torch.ones(2)})
+    plan = FusePlan(base, tmp_path / "out", (Source("bad", bad, base),), dtype=dtype)
+    with pytest.raises(WeightsError, match=r"1 fused tensors are not finite \(body\.weight\)"):
+        fuse(plan, compute)
+    assert not list((tmp_path / "out").glob("*.safetensors"))

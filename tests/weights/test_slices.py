@@ -52,8 +52,8 @@ def test_blocks_do_not_change_the_result(
 ) -> None:
     """Thresholds, Gram matrices and noise belong to the tensor, not to the block.
 
-    Sums over blocks (Gram matrices) round differently: 1e-5 of a change of about 0.1. The block size is the one number of
-    the engine that is turned here, to see what it must not do.
+    Sums over blocks (Gram matrices) round differently: 1e-5 of a change of about 0.1. The block size is the one number
+    of the engine that is turned here, to see what it must not do.
     """
     whole = merged(world, tmp_path / "whole", method)
     monkeypatch.setattr(slices, "BLOCK_ELEMENTS", 8)

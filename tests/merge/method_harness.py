@@ -1,0 +1,31 @@
+"""Applying a merge method outside the engine: the inputs it asks for are made from the whole tensor at once."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from hub_fusion.merge import find_method
+from hub_fusion.merge.inputs import find_cut, noise_like
+
+
+def run(
+    name: str, deltas: torch.Tensor, weights: torch.Tensor, names: list[str] | None = None, **options: Any
+) -> torch.Tensor:  # fmt: skip
+    """The method with its default options, and what it asks for; `names` are those of the contributions."""
+    method = find_method(name).bind(options)
+    names = names or [str(i) for i in range(len(deltas))]
+    size = deltas[0].numel()
+    inputs: dict[str, torch.Tensor] = {}
+    if "gram" in method.method.inputs:
+        flat = deltas.reshape(len(deltas), -1).double()
+        inputs["gram"] = flat @ flat.T
+    if "keep" in method.method.inputs:
+        first, last = ([find_cut(lambda d=d: [d], rank, size) for d in deltas] for rank in method.ranks(size))
+        borders = zip(deltas, first, last, strict=True)
+        inputs["keep"] = torch.stack([b.before(d, 0) & ~a.before(d, 0) for d, a, b in borders])
+    if "noise" in method.method.inputs:
+        noise = [noise_like(d, 0, seed=0, tensor="t", contribution=c) for d, c in zip(deltas, names, strict=True)]
+        inputs["noise"] = torch.stack(noise)
+    return method(deltas, weights, **inputs)
