@@ -10,13 +10,13 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from hub_fusion.contributions.discover import EPOCH, choose, discover, due
 from hub_fusion.contributions.filters import QUIET, Circumstances, filter_contributions
-from hub_fusion.contributions.origin import Generations, resolve_origin
+from hub_fusion.contributions.origin import Generations, identify_weights, resolve_origin
 from hub_fusion.contributions.screen import Screened, screen
 from hub_fusion.errors import RecipeError
 from hub_fusion.evaluate.gate import best_so_far, judge
@@ -125,13 +125,24 @@ def screen_round(
     generations = Generations.of(hub, recipe.base)
     if not generations.commits:  # nobody has tagged the root yet: a stage that runs alone does not
         generations = Generations(((0, state.revision, EPOCH),), {state.revision: 0})
-    chosen = [resolve_origin(c, generations, hub) for c in chosen]
+    fused, refusals, fresh = fused_keys(hub, state), list[Refusal](), list[Contribution]()
+    for found in (resolve_origin(identify_weights(c, hub), generations, hub) for c in chosen):
+        if isinstance(found, Refusal):
+            refusals.append(found)
+        elif found.weights_sha256 in fused:
+            refusals.append(found.refuse(
+                "screen", "already_fused", "These weights are part of a generation already, or are a generation's own.",
+                "Nothing to do; publish the weights of a new training to contribute again."))  # fmt: skip
+        else:
+            fresh.append(found)
+    chosen = fresh
     needed = sorted({c.generation or 0 for c in chosen})
     folders = {n: fetch_checkpoint(hub, recipe.base, generations.revision(n)) for n in needed}
     spool = Spool(work / "spool", recipe.screen.spool_bytes)
     spool.retain(c.key for c in chosen)
     base = fetch_checkpoint(hub, recipe.base, state.head)  # its weights, with the configuration of today
-    return base, screen(hub, chosen, recipe, base, folders, spool, compute, say)
+    screened = screen(hub, chosen, recipe, base, folders, spool, compute, say)
+    return base, replace(screened, refusals=[*refusals, *screened.refusals])
 
 
 def finish_round(
@@ -141,6 +152,7 @@ def finish_round(
 ) -> Outcome:  # fmt: skip
     """Fuse, measure, judge and publish what passed the screen. `dry_run` stops before the Hub is changed."""
     check_recipe(recipe)
+    refusals = [refusal for refusal in refusals if refusal.code not in QUIET]
     report, verdict, parent, candidate = best_step(recipe, compute, state, base, screened, work, clock, say, progress)
     record = Attempt(
         id=id, status="rejected", base=recipe.base, root=recipe.root or state.index.root, created_at=now(),

@@ -55,7 +55,7 @@ class Round(Section):
     min_contributions: int = Field(5, ge=1)
     max_contributions: int = Field(32, ge=1)
     max_wait: timedelta = Field(timedelta(days=7), description="after this wait of the oldest, two are enough")
-    choose: Literal["newest", "oldest", "diverse", "all"] = "newest"
+    choose: Literal["newest", "oldest", "diverse", "all"] = "diverse"
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:
@@ -288,7 +288,7 @@ round:
   min_contributions: 5  # a fuse is due when so many are ready …
   max_wait: P7D         # … or when the oldest has waited this long and there are two
   max_contributions: 32
-  choose: newest        # newest | oldest | diverse | all
+  choose: diverse       # diverse (of every account in turn) | newest | oldest | all
 
 merge:
   method: mean          # hub-fusion methods lists them

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -90,8 +91,9 @@ class Credit(Record):
     norm: float | None = Field(
         None, description="Euclidean norm of its task vector over the fused tensors, before the cap"
     )
-    cosine: float | None = Field(None, description="cosine of its task vector with the merged one")
+    cosine: float | None = Field(None, description="cosine of its task vector with the weighted mean of all")
     scale: float = Field(1.0, description="what the cap multiplied its task vector with; 1 means untouched")
+    weights_sha256: str | None = Field(None, description="its weight files' identity, whatever repository and commit")
 
     @property
     def clipped(self) -> bool:
@@ -343,6 +345,17 @@ class Status(Record):
     refusals: tuple[Refusal, ...] = ()
     rejected: tuple[Attempt, ...] = Field((), description="attempts the gate rejected since the newest generation")
     last_error: str | None = None
+
+
+def weights_identity(digests: Iterable[str]) -> str:
+    """sha256 over the digests of a checkpoint's weight files: equal for equal files, whatever their names and order."""
+    return hashlib.sha256("\n".join(sorted(digests)).encode()).hexdigest()
+
+
+def generation_number(tag: str) -> int | None:
+    """N of the tag ``gen-N``, None for every other tag."""
+    found = re.fullmatch(r"gen-(0|[1-9][0-9]{0,8})", tag, re.ASCII)
+    return int(found[1]) if found else None
 
 
 def attempt_id(parent_revision: str, recipe: str, suite: str, shas: Iterable[str]) -> str:

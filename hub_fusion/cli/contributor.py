@@ -10,7 +10,6 @@ from hub_fusion.cli.output import Endpoint, Json, open_hub, open_recipe, print_j
 
 PASSED = {
     "blocked": "its account is not blocked",
-    "already_fused": "this commit is not fused yet",
     "own_repo": "it belongs to somebody else than the base",
     "opted_out": "it does not opt out",
     "no_consent": "its card says that it may be fused",
@@ -54,7 +53,7 @@ def contribute(
     folder: Path = typer.Argument(..., help="What save_pretrained wrote."),
     repo: str = typer.Argument(..., help="The repository to publish it in: you/model."),
     base: str = typer.Option(..., "--base", help="The base it was trained from."),
-    revision: str = typer.Option("main", "--revision", help="What of the base it was trained from: gen-6 or a sha."),
+    revision: str = typer.Option(..., "--revision", help="What of the base it was trained from: gen-6 or a sha."),
     license: str | None = typer.Option(None, "--license", help="Its licence, for example apache-2.0."),
     task: str | None = typer.Option(None, "--task", help="What it was trained on, in a few words."),
     private: bool = typer.Option(False, "--private", help="Make the repository private."),

@@ -21,7 +21,7 @@ def demo(
     clean: bool = typer.Option(False, "--clean", help="With --endpoint: delete the demo's repositories and stop."),
     json: bool = Json,
 ) -> None:  # fmt: skip
-    """The whole loop on this machine: seven contributors and real handwritten digits, in about a minute."""
+    """The whole loop on this machine: seven contributors and real handwritten digits, in about two minutes."""
     from hub_fusion.demo import run as play
 
     if clean and not endpoint:

@@ -143,9 +143,10 @@ def publish(
 ) -> None:  # fmt: skip
     """Fuse, judge and publish what `screen` let pass; exit code 3 if the gate refuses it."""
     from hub_fusion.cli.loop import tell
+    from hub_fusion.contributions.filters import Circumstances, filter_contributions
     from hub_fusion.generation import alone, check_recipe, finish_round, round_id, screen_round
     from hub_fusion.provenance import Clock
-    from hub_fusion.publish.state import open_base
+    from hub_fusion.publish.state import fused_keys, open_base
     from hub_fusion.records import parse_lines
 
     rules, hub, compute = open_recipe(recipe, settings), open_hub(endpoint), open_compute()
@@ -157,7 +158,14 @@ def publish(
         place, clock = work_folder(work, rules.base), Clock()
         with alone(place, say):
             state = open_base(hub, rules.base, rules.root, mend=not dry_run)
+            kept, more = filter_contributions(kept, Circumstances(rules, fused_keys(hub, state)))
+            before += more  # since `filter` ran somebody may have published
             base, screened = screen_round(rules, hub, compute, state, kept, place, say)
+            if not screened.contributions:
+                reasons = {r.code for r in (*before, *screened.refusals)}
+                fail(
+                    f"none of these contributions can be fused now: {', '.join(sorted(reasons)) or 'there are none'}", 1
+                )
             shas = [c.sha for c in kept] + [
                 r.sha for r in before if r.stage == "screen"
             ]  # what `run` would have chosen

@@ -53,9 +53,10 @@ def check_contribution(target: str, *, hub: Hub, base: str | None = None, recipe
     if not base:
         raise HubFusionError(f"{target} declares no single base_model: say which base you mean with --base")
     recipe = recipe or published_recipe(hub, base)
-    refusals = [r for rule in RULES if (r := rule(contribution, Circumstances(recipe)))]
+    rules = [rule for rule in RULES if rule.__name__ != "already_fused"]  # only the base's records know, not its rules
+    refusals = [r for rule in rules if (r := rule(contribution, Circumstances(recipe)))]
     notes: list[str] = []
-    passed = [rule.__name__ for rule in RULES if rule.__name__ not in {_rule_of(r.code) for r in refusals}]
+    passed = [rule.__name__ for rule in rules if rule.__name__ not in {_rule_of(r.code) for r in refusals}]
     if "no_safetensors" in passed:
         headers, memory = base_headers(hub, base), base_memory_names(hub, base)
         if folder.is_dir():

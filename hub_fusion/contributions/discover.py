@@ -79,7 +79,7 @@ def from_model_info(info: ModelInfo, relation: Relation) -> Contribution:
         datasets=tuple(_texts(card.get("datasets")))[:20],
         base=_text(base),
         base_revision=revision,
-        consent=OPT_IN in tags or ours.get("contribute") is True,
+        consent=(OPT_IN in tags or ours.get("contribute") is True) and "generation" not in ours,  # no other loop's base
         tags=tags,
         private=info.private is True,
         gated=bool(info.gated),

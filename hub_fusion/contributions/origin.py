@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING
 
-from hub_fusion.errors import HubError, HubUnreachable
-from hub_fusion.records import Contribution, KnownBy
+from hub_fusion.errors import HubError, HubUnreachable, RepoMissing
+from hub_fusion.records import Contribution, KnownBy, Refusal, generation_number, weights_identity
 
 if TYPE_CHECKING:
     from hub_fusion.hub import Hub
@@ -30,9 +30,7 @@ class Generations:
     @classmethod
     def of(cls, hub: Hub, base: str) -> Generations:
         """Read tags and history. A commit between two generations (a card edit) has the earlier one's weights."""
-        tags = {
-            sha: int(tag[4:]) for tag, sha in hub.tags(base).items() if tag.startswith("gen-") and tag[4:].isdecimal()
-        }
+        tags = {sha: n for tag, sha in hub.tags(base).items() if (n := generation_number(tag)) is not None}
         commits, history = [], {}
         newest: int | None = None
         for commit in reversed(hub.commits(base)):
@@ -60,8 +58,11 @@ class Generations:
         return self.commits[max(place - 1, 0)][0]
 
 
-def resolve_origin(contribution: Contribution, generations: Generations, hub: Hub) -> Contribution:
-    """The contribution with generation, origin_revision and known_by filled in."""
+def resolve_origin(contribution: Contribution, generations: Generations, hub: Hub) -> Contribution | Refusal:
+    """The contribution with generation, origin_revision and known_by filled in.
+
+    A refusal where its card claims a revision that no generation has: its change would be taken against other weights.
+    """
     claims: list[tuple[str | None, KnownBy]] = [(contribution.base_revision, "card")]
     if contribution.relation == "adapter":
         claims.append((_peft_revision(contribution, hub), "peft"))
@@ -69,9 +70,24 @@ def resolve_origin(contribution: Contribution, generations: Generations, hub: Hu
         found = generations.find(claim) if claim else None
         if found is not None:
             return _with(contribution, found, generations, known_by)
+    if contribution.base_revision:
+        return contribution.refuse(
+            "screen", "unknown_revision",
+            f"Its card says that it started from {contribution.base_revision}, which is no generation of the base.",
+            "Set hub_fusion.base_revision to the commit or tag it was trained from.")  # fmt: skip
     if contribution.created_at:
         return _with(contribution, generations.at(contribution.created_at), generations, "date")
     return _with(contribution, generations.commits[-1][0], generations, "assumed")
+
+
+def identify_weights(contribution: Contribution, hub: Hub) -> Contribution:
+    """The contribution with `weights_sha256` filled in: a new commit with a new card does not make the weights new."""
+    try:
+        files = hub.files(contribution.repo, contribution.sha)
+    except RepoMissing:
+        return contribution  # the screen refuses it with a reason
+    digests = [f.sha256 or f.oid for path, f in files.items() if "/" not in path and path.endswith(".safetensors")]
+    return contribution.model_copy(update={"weights_sha256": weights_identity(digests) if digests else None})
 
 
 def _with(contribution: Contribution, generation: int, generations: Generations, known_by: KnownBy) -> Contribution:

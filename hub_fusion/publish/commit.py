@@ -16,7 +16,7 @@ from hub_fusion.hub import FileInfo, Hub
 from hub_fusion.publish.card import render_card
 from hub_fusion.publish.lineage import INDEX_PATH, append
 from hub_fusion.publish.state import BaseState, read_record, record_path
-from hub_fusion.records import Attempt, Generation, Index
+from hub_fusion.records import Attempt, Generation, Index, generation_number
 from hub_fusion.weights.checkpoint import INDEX
 
 if TYPE_CHECKING:
@@ -144,10 +144,8 @@ def card_of(hub: Hub, state: BaseState, revision: str | None = None) -> str:
 
     Raises RepoMissing for a generation that is not there, RecordError for gen-0, which has no record.
     """
-    number = (
-        state.generation if revision is None else int(revision.removeprefix("gen-")) if revision[4:].isdigit() else -1
-    )
-    if number not in state.revisions or number == 0:
+    number = state.generation if revision is None else generation_number(revision)
+    if number is None or number not in state.revisions or number == 0:
         known = ", ".join(f"gen-{n}" for n in sorted(state.revisions) if n)
         raise RecordError(
             f"{state.repo} has no record of {revision or 'a generation'}; there are {known or 'none yet'}"

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from hub_fusion.errors import HubConflict, HubError, RecordError, RepoMissing
 from hub_fusion.publish.lineage import INDEX_PATH, read_lineage, root_index
-from hub_fusion.records import Generation, Index, IndexEntry, now
+from hub_fusion.records import Generation, Index, IndexEntry, generation_number, now, weights_identity
 
 if TYPE_CHECKING:
     from hub_fusion.hub import Hub
@@ -120,18 +120,24 @@ def read_record(hub: Hub, repo: str, generation: int, revision: str) -> Generati
 
 
 def fused_keys(hub: Hub, state: BaseState) -> frozenset[str]:
-    """``repo@sha`` of everything that is in any generation."""
+    """What is in any generation: ``repo@sha`` of every contribution, and the sha256 of its weights.
+
+    Also the generations' own weights: a generation published again is no contribution.
+    """
     keys: set[str] = set()
     for entry in state.index.generations:
         if entry.generation and entry.contributions:
             revision = state.revisions[entry.generation]
-            keys.update(c.key for c in read_record(hub, state.repo, entry.generation, revision).contributions)
+            record = read_record(hub, state.repo, entry.generation, revision)
+            keys.add(weights_identity(record.weights.values()))
+            for credit in record.contributions:
+                keys.update(k for k in (credit.key, credit.weights_sha256) if k)
     return frozenset(keys)
 
 
 def _generation_tags(hub: Hub, repo: str) -> dict[int, str]:
     tags = hub.tags(repo).items()
-    return {int(tag[4:]): sha for tag, sha in tags if tag.startswith("gen-") and tag[4:].isdigit()}
+    return {n: sha for tag, sha in tags if (n := generation_number(tag)) is not None}
 
 
 def _check_root(hub: Hub, repo: str, head: str) -> None:

@@ -27,10 +27,11 @@ Kind = Literal["body", "shared", "task"]
 TASK_HEADS = frozenset({
     "classifier", "score", "qa_outputs", "pre_classifier", "classification_head", "regression_head", "span_classifier",
     "sequence_summary", "logits_proj", "fc", "head", "value_head", "v_head", "start_logits", "end_logits",
-    "answer_class", "distillation_classifier", "cls_classifier", "multiple_choice_head", "projector", "bbox_predictor",
-    "class_labels_classifier",
+    "answer_class", "distillation_classifier", "sop_classifier", "cls_classifier", "multiple_choice_head", "projector",
+    "bbox_predictor", "class_labels_classifier",
 })  # fmt: skip
 SHARED_HEADS = frozenset({
+    "lm_predictions", "final_logits_bias", "lm_loss", "mask_predictions",
     "lm_head", "embed_out", "generator_predictions", "generator_lm_head", "discriminator_predictions",
     "vocab_transform", "vocab_layer_norm", "vocab_projector", "pred_layer", "predictions", "mlm_head",
 })  # fmt: skip
@@ -64,6 +65,8 @@ def kind_of(name: str) -> Kind:
         return "task" if "seq_relationship" in parts[:3] else "shared"
     if parts[0] in SHARED_HEADS or "pooler" in parts[:3] or parts[-1] == "mask_token":
         return "shared"
+    if name in ("decoder.weight", "decoder.bias") or name.startswith(("head.dense.", "head.norm.")):
+        return "shared"  # ModernBERT's masked-language head; another model's `head.weight` is a classifier
     return "task" if parts[0] in TASK_HEADS else "body"
 
 

@@ -177,6 +177,8 @@ def test_stages_alone_make_the_bytes_that_run_makes(
         assert ready.weights_sha256() == twin.weights_sha256() == fused.json["files"]["model.safetensors"]
         assert [c.repo for c in ready.record(1).contributions] == [c.repo for c in twin.record(1).contributions]
         assert [r.code for r in ready.record(1).refusals] == [r.code for r in twin.record(1).refusals] == ["copy"]
+    twice = call("publish", "kept.jsonl", "-r", recipe, *work, world=ready)
+    assert twice.code == 1 and "already_fused" in twice.err and set(ready.tags()) == {"gen-0", "gen-1"}
     again = call("filter", "-r", recipe, stdin=found.out, world=ready)
     assert {line.get("code") for line in again.lines} == {"already_fused", None}, "the copy was never fused"
 
@@ -274,11 +276,13 @@ def test_contribute_publishes_what_the_next_round_finds(call: Call, empty: World
 
     source = empty.maintainer.snapshot(BASE, empty.maintainer.resolve(BASE), ("*.json", "*.safetensors"))
     out = write_finetune(source, tmp_path / "mine", 1, honest)
-    done = call("contribute", out, "acme/mine", "--base", BASE, "--license", "mit", "--json", world=empty)
+    assert call("contribute", out, "acme/mine", "--base", BASE, world=empty).code == 2, "what it started from is asked"
+    start = ["--base", BASE, "--revision", "main"]
+    done = call("contribute", out, "acme/mine", *start, "--license", "mit", "--json", world=empty)
     assert done.code == 0 and done.json == {"repo": "acme/mine", "sha": empty.maintainer.resolve("acme/mine")}
     found = call("discover", "-r", empty.write_recipe(), world=empty).lines
     assert [(line["repo"], line["license"], line["consent"]) for line in found] == [("acme/mine", "mit", True)]
-    refused = call("contribute", out, "acme/other", "--base", BASE, "--license", "mine", world=empty)
+    refused = call("contribute", out, "acme/other", *start, "--license", "mine", world=empty)
     assert refused.code == 1 and '"license" must be one of' in refused.err and "Traceback" not in refused.err
 
 

@@ -11,7 +11,7 @@ import pytest
 from hub_fusion.contributions.origin import Generations, resolve_origin
 from hub_fusion.errors import HubUnreachable
 from hub_fusion.hub import Hub
-from hub_fusion.records import Contribution, Relation
+from hub_fusion.records import Contribution, Refusal, Relation
 
 from .world import World, adapter_files
 
@@ -33,8 +33,8 @@ GENERATIONS = Generations(
 )
 
 
-def resolved(hub: Any = None, relation: Relation = "finetune", **facts: Any) -> Contribution:
-    """A contribution with its origin."""
+def resolved(hub: Any = None, relation: Relation = "finetune", **facts: Any) -> Any:
+    """A contribution with its origin, or its refusal."""
     made = Contribution(repo="ann/m", sha="f" * 40, author="ann", relation=relation, **facts)
     return resolve_origin(made, GENERATIONS, hub)
 
@@ -50,10 +50,18 @@ def test_the_card_is_believed_first(claim: str, generation: int) -> None:
     assert found.origin_revision == GENERATIONS.revision(generation)
 
 
-@pytest.mark.parametrize("claim", [None, "main", "gen-7", "gen-", "gen-²", "f" * 40, "2", "222222", "refs/pr/1"])
-def test_claims_that_lead_nowhere_are_passed_over(claim: str | None) -> None:
-    """main moves, a short sha of six digits is anybody's: then the date decides."""
+@pytest.mark.parametrize("claim", ["main", "gen-7", "gen-", "gen-²", "f" * 40, "2", "222222", "refs/pr/1"])
+def test_a_card_that_claims_what_is_no_generation_is_refused(claim: str) -> None:
+    """main moves, a short sha of six digits is anybody's: another generation's weights would be subtracted."""
     found = resolved(base_revision=claim, created_at=START + 2.5 * DAY)
+    assert isinstance(found, Refusal)
+    assert (found.stage, found.code) == ("screen", "unknown_revision")
+    assert claim in found.reason
+
+
+def test_without_a_claim_the_date_decides() -> None:
+    """Cards of tools that know nothing of generations."""
+    found = resolved(created_at=START + 2.5 * DAY)
     assert (found.generation, found.known_by) == (1, "date")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 import time
@@ -11,7 +12,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from huggingface_hub import CommitOperationAdd
 
+from hub_fusion.contribute.upload import publish_contribution
 from hub_fusion.errors import RecipeError
 from hub_fusion.hub import Hub
 
@@ -327,3 +330,44 @@ def test_an_unknown_base_is_an_error_not_a_new_repository(ready: World) -> None:
 def test_the_hub_is_spoken_to_with_the_cache_that_was_given(ready: World) -> None:
     """Tests and rehearsals must not fill the person's cache."""
     assert isinstance(ready.maintainer, Hub) and str(ready.maintainer.cache_dir).startswith(str(ready.folder))
+
+
+def test_weights_are_fused_once_whatever_their_repository_and_card(ready: World) -> None:
+    """A typing error mended in a card is a new commit, and a re-upload a new repository, of the same weights."""
+    ready.run()
+    for author in AUTHORS:
+        hub, repo = ready.client(author), f"{author}/finetune"
+        edited = hub.read_text(repo, "README.md") + "\nOne sentence more.\n"
+        hub.commit(repo, [CommitOperationAdd("README.md", edited.encode())], "Card")
+    hub = ready.client(LATER)
+    folder = hub.snapshot(f"{AUTHORS[0]}/finetune", hub.resolve(f"{AUTHORS[0]}/finetune"), ("*",))
+    publish_contribution(folder, f"{LATER}/again", base=BASE, base_revision="gen-0", hub=hub, license="apache-2.0")
+    outcome = ready.run()
+    assert outcome.status == "waiting"
+    assert {r.repo: r.code for r in outcome.refusals} == {
+        **{f"{author}/finetune": "already_fused" for author in AUTHORS},
+        f"{LATER}/again": "already_fused",
+    }
+
+
+def test_a_generation_is_no_contribution_to_an_earlier_one(ready: World) -> None:
+    """Its own weights with a claim of gen-0 would add all progress again."""
+    ready.run()
+    hub = ready.client(LATER)
+    folder = hub.snapshot(BASE, hub.resolve(BASE, "gen-1"), ("*.json", "*.safetensors"))
+    publish_contribution(folder, f"{LATER}/replay", base=BASE, base_revision="gen-0", hub=hub, license="apache-2.0")
+    rule = {"min_contributions": 1}
+    outcome = ready.run(ready.recipe(round=rule))
+    assert outcome.status == "waiting"
+    assert [(r.repo, r.code) for r in outcome.refusals] == [(f"{LATER}/replay", "already_fused")]
+
+
+def test_a_card_that_claims_an_unknown_revision_is_refused(ready: World) -> None:
+    """By the watcher too, in the round."""
+    hub = ready.client(AUTHORS[0])
+    repo = f"{AUTHORS[0]}/finetune"
+    card = re.sub(r"[0-9a-f]{40}", "0" * 40, hub.read_text(repo, "README.md"))
+    hub.commit(repo, [CommitOperationAdd("README.md", card.encode())], "Card")
+    outcome = ready.run(ready.recipe(round={"min_contributions": 4}))
+    assert outcome.status == "published"
+    assert [(r.repo, r.code) for r in outcome.refusals] == [(repo, "unknown_revision")]
