@@ -50,7 +50,7 @@ class Screened:
 def check_headers(
     hub: Hub, c: Contribution, base: Mapping[str, TensorSpec], memory: MemoryNames
 ) -> tuple[list[str], Refusal | None]:
-    """The contribution's weight files, and why its headers do not pass, if they do not. Reads kilobytes.
+    """The contribution's files for the fuse, and why its headers do not pass, if they do not. Reads kilobytes.
 
     `memory` gives the base's names in memory; it is asked only for adapters whose targets are not names on disk.
     """

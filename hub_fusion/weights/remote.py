@@ -24,7 +24,7 @@ FIRST_BYTES = 64 * 1024  # most headers fit: one request
 
 
 def weight_files(hub: Hub, repo: str, sha: str, files: Iterable[str]) -> list[str]:
-    """The safetensors files of a full checkpoint: the single file, or the shards its index lists.
+    """The files of a full checkpoint's tensors: the single one, or the shards its index lists and, last, that index.
 
     Raises WeightsError if there are none, HeaderError for an index that promises what is not there.
     """
@@ -37,7 +37,7 @@ def weight_files(hub: Hub, repo: str, sha: str, files: Iterable[str]) -> list[st
     lost = [shard for shard in shards if shard not in names]
     if lost:
         raise HeaderError(f"{repo}/{INDEX} lists shards that are not there: {', '.join(lost[:5])}")
-    return shards
+    return [*shards, INDEX]
 
 
 def read_headers(
@@ -45,10 +45,14 @@ def read_headers(
 ) -> dict[str, TensorSpec]:
     """All tensors of these files from their headers alone: one or two small range requests a file.
 
-    Raises HeaderError for anything the format forbids, and for a tensor that is in two files.
+    Raises HeaderError for anything the format forbids, for a tensor that is in two files, and, if the index is among
+    the files, for one that it lists and no file has.
     """
     found: dict[str, TensorSpec] = {}
-    for file in files:
+    names = list(files)
+    for file in names:
+        if file == INDEX:
+            continue
         source, size = f"{repo}@{sha[:8]}/{file}", sizes[file].size
         if size < 8:
             raise HeaderError(f"{source} has {size} bytes, too short for a safetensors file: upload it again")
@@ -63,6 +67,11 @@ def read_headers(
             if name in found:
                 raise HeaderError(f"{source}: tensor {name[:200]!r} is also in {found[name].file}")
             found[name] = TensorSpec(**{**vars(spec), "file": file})
+    if INDEX in names:
+        lost = sorted(set(read_index(hub.read_text(repo, INDEX, revision=sha), source=f"{repo}/{INDEX}")) - set(found))
+        if lost:
+            some = ", ".join(name[:200] for name in lost[:5])
+            raise HeaderError(f"{repo}/{INDEX} lists {len(lost)} tensors that no shard has: {some}")
     return found
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import math
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,12 +14,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save
 
-from hub_fusion.contributions.screen import judge_tensors, votes
+from hub_fusion.contribute.check import base_headers
+from hub_fusion.contributions.screen import check_headers, judge_tensors, votes
 from hub_fusion.recipe import Screen
 from hub_fusion.records import Contribution
 from hub_fusion.weights.measure import Measures
 
-from .world import World, adapter_files, finetuned, tensors
+from .world import CONFIG, World, adapter_files, finetuned, tensors
 
 START = datetime(2030, 1, 1, tzinfo=UTC)
 RULE = Screen()
@@ -182,6 +185,41 @@ def test_a_round_of_good_and_bad_contributions(world: World) -> None:
         assert c.cosine is not None
         assert -1 <= c.cosine <= 1
         assert c.cosine != 0
+
+
+def sharded(tmp_path: Path) -> dict[str, bytes]:
+    """A finetune as save_pretrained writes it where the model is too large for one file."""
+    from transformers import BertConfig, BertModel
+
+    model = BertModel(BertConfig(**CONFIG), add_pooling_layer=False)
+    model.load_state_dict(finetuned(1), strict=False)
+    model.save_pretrained(tmp_path / "sharded", max_shard_size="0.7KB")
+    files = {path.name: path.read_bytes() for path in (tmp_path / "sharded").iterdir() if "model" in path.name}
+    assert "model.safetensors.index.json" in files
+    assert sum(name.endswith(".safetensors") for name in files) == 2
+    return files
+
+
+def test_a_sharded_finetune_passes_beside_a_single_file(world: World, tmp_path: Path) -> None:
+    """Its index comes along: without it nobody can open the shards."""
+    files = sharded(tmp_path)
+    repos = {world.contribute(files), world.contribute({"model.safetensors": save(finetuned(2))})}
+    screened = world.screen(*(world.contribution(repo) for repo in sorted(repos)))
+    assert screened.refusals == []
+    assert {c.repo for c in screened.contributions} == repos
+
+
+def test_an_index_of_tensors_that_no_shard_has_is_refused(world: World, tmp_path: Path) -> None:
+    """From the headers, before anything is downloaded."""
+    files, name = sharded(tmp_path), "model.safetensors.index.json"
+    index = json.loads(files[name])
+    index["weight_map"]["encoder.ghost"] = next(iter(index["weight_map"].values()))
+    repo = world.contribute(files | {name: json.dumps(index).encode()})
+    names, refusal = check_headers(world.hub, world.contribution(repo), base_headers(world.hub, world.base), dict)
+    assert names == []
+    assert refusal is not None
+    assert refusal.code == "malformed_weights"
+    assert "encoder.ghost" in refusal.reason
 
 
 @pytest.mark.parametrize("vote", ["account", "contribution"])
