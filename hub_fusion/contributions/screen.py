@@ -21,7 +21,7 @@ from hub_fusion.recipe import Recipe, Screen
 from hub_fusion.records import Contribution, Refusal
 from hub_fusion.weights.adapter import LoraConfig, MemoryNames, plan_adapter
 from hub_fusion.weights.checkpoint import Checkpoint, TensorSpec
-from hub_fusion.weights.deltas import Source, base_memory_names
+from hub_fusion.weights.deltas import Deltas, Source, base_memory_names
 from hub_fusion.weights.measure import Measures, measure
 from hub_fusion.weights.names import MismatchError, match_names
 from hub_fusion.weights.remote import ADAPTER, ADAPTER_CONFIG, Spool, read_headers, weight_files
@@ -91,14 +91,18 @@ def screen(
             try:
                 sizes = hub.files(c.repo, c.sha)
                 folder = spool.fetch(hub, c.repo, c.sha, [sizes[name] for name in names])
-                spooled.append((c, Source(c.key, folder, origins[c.generation or 0], c.relation)))
-                continue
             except HubUnreachable:
                 raise
             except (WeightsError, HubError) as error:
                 refusal = c.refuse(
                     "screen", "not_fetched", f"{error}.", "Nothing you can do; it is tried again next time."
                 )
+            else:
+                source = Source(c.key, folder, origins[c.generation or 0], c.relation)
+                refusal = _check_opens(c, source, base, base_folder)
+                if refusal is None:
+                    spooled.append((c, source))
+                    continue
         refusals.append(refusal)
     if not spooled:
         return Screened([], [], refusals)
@@ -118,6 +122,17 @@ def screen(
         contributions.append(c.model_copy(update=update))
         sources.append(Source(source.key, source.folder, source.origin, source.relation, weight, scales[i]))
     return Screened(contributions, sources, refusals + more)
+
+
+def _check_opens(c: Contribution, source: Source, base: Checkpoint, base_folder: Path) -> Refusal | None:
+    """Why the downloaded files cannot be opened, if so; in the pass over all tensors that would stop the round."""
+    try:
+        Deltas(source, base, base_folder)
+    except MismatchError as error:
+        return c.refuse("screen", error.code, f"It does not fit the base: {error}.", ARCHITECTURE_FIX)
+    except WeightsError as error:
+        return c.refuse("screen", "unsupported_weights", f"{error}.", "Publish the full model in safetensors.")
+    return None
 
 
 def judge_tensors(

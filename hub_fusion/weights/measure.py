@@ -14,15 +14,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hub_fusion.weights.checkpoint import FLOATS, Checkpoint
-from hub_fusion.weights.deltas import Deltas, Source, row_blocks
+from hub_fusion.weights.deltas import Deltas, Source, row_blocks, rows_of
 from hub_fusion.weights.names import kind_of
 
 if TYPE_CHECKING:
     import numpy as np
+    import torch
 
     from hub_fusion.weights.compute import Compute
 
 BLOCK_ELEMENTS = 4_000_000  # over all contributions: 16 MB in float32, 32 MB in float64
+F16_LARGEST = 65504.0
 
 
 @dataclass(frozen=True)
@@ -30,7 +32,7 @@ class Measures:
     """What the pass found, in the order of the sources."""
 
     gram: np.ndarray  # (contributions, contributions), float64; rows of those not finite leave those tensors out
-    not_finite: dict[int, str] = field(default_factory=dict)  # contribution → first tensor with NaN or infinity
+    not_finite: dict[int, str] = field(default_factory=dict)  # contribution → first tensor with NaN or too large
     heads: Sequence[float] = ()  # squared lengths of what is changed in shared heads
 
     def norm(self, i: int) -> float:
@@ -77,8 +79,9 @@ def measure(sources: Sequence[Source], base_folder: Path, compute: Compute) -> M
                 break
             block = torch.stack(rows).double()
             part = (block @ block.T).cpu()
+            bad = _too_large(base, name, start, stop, rows) if base[name].dtype == "F16" else set()
             for row, i in enumerate(having):
-                if not math.isfinite(part[row, row]):
+                if row in bad or not math.isfinite(part[row, row]):
                     not_finite.setdefault(i, number)
                     part[row, :] = part[:, row] = 0.0
             gram[np.ix_(having, having)] += part
@@ -91,3 +94,9 @@ def measure(sources: Sequence[Source], base_folder: Path, compute: Compute) -> M
     heads = np.sum([lengths for _, lengths, _ in shares], axis=0)
     named = {i: names[number] for i, number in sorted(firsts.items())}
     return Measures(total, named, heads.tolist())
+
+
+def _too_large(base: Checkpoint, name: str, start: int, stop: int, rows: Sequence[torch.Tensor]) -> set[int]:
+    """Which of these changes of an F16 tensor lead where F16 does not reach."""
+    here = rows_of(base, name, start, stop, str(rows[0].device)).reshape(-1)
+    return {i for i, row in enumerate(rows) if row.numel() and float((here + row).abs().max()) > F16_LARGEST}

@@ -6,6 +6,7 @@ import json
 import math
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,10 +16,15 @@ from hypothesis import strategies as st
 from safetensors.torch import save
 
 from hub_fusion.contribute.check import base_headers
+from hub_fusion.contributions import screen as screen_module
 from hub_fusion.contributions.screen import check_headers, judge_tensors, votes
+from hub_fusion.errors import WeightsError
 from hub_fusion.recipe import Screen
 from hub_fusion.records import Contribution
+from hub_fusion.weights import deltas
+from hub_fusion.weights import measure as measure_module
 from hub_fusion.weights.measure import Measures
+from hub_fusion.weights.names import MismatchError
 
 from .world import CONFIG, World, adapter_files, finetuned, tensors
 
@@ -239,3 +245,26 @@ def test_a_repository_that_vanishes_is_refused_and_the_round_goes_on(world: Worl
     screened = world.screen(gone, good)
     assert [c.repo for c in screened.contributions] == [good.repo]
     assert [r.repo for r in screened.refusals] == [gone.repo]
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [(WeightsError("cannot be read"), "unsupported_weights"), (MismatchError("quantized", "integers"), "quantized")],
+)
+def test_one_that_cannot_be_opened_is_refused_and_the_round_goes_on(
+    world: World, monkeypatch: pytest.MonkeyPatch, error: WeightsError, code: str
+) -> None:
+    """Whatever its headers on the Hub said."""
+    good, bad = (world.contribution(world.contribute({"model.safetensors": save(finetuned(i))})) for i in (1, 2))
+
+    class Opened(deltas.Deltas):
+        def __init__(self, source: deltas.Source, *rest: Any) -> None:
+            if source.key == bad.key:
+                raise error
+            super().__init__(source, *rest)
+
+    for module in (screen_module, measure_module):
+        monkeypatch.setattr(module, "Deltas", Opened)
+    screened = world.screen(bad, good)
+    assert [c.repo for c in screened.contributions] == [good.repo]
+    assert [(r.repo, r.code, r.stage) for r in screened.refusals] == [(bad.repo, code, "screen")]

@@ -167,3 +167,15 @@ def test_a_base_without_floats_in_its_body_gives_zeros(tmp_path: Path, compute: 
     """Nothing to read is no error."""
     base = save_folder(tmp_path / "base", {"body.ids": torch.arange(3)})
     assert measure([finetune(tmp_path, base, "a", {})], base, compute).gram.tolist() == [[0.0]]
+
+
+def test_what_the_base_cannot_hold_is_not_finite(tmp_path: Path, compute: Compute) -> None:
+    """A million in float32 on a base in float16 would be infinity in the fused model."""
+    base = save_folder(
+        tmp_path / "base", {"body.a": torch.ones(3, 4).half(), "body.b": torch.full((2,), 65504.0).half()}
+    )
+    fine = finetune(tmp_path, base, "fine", {"body.a": torch.full((3, 4), 60000.0)})
+    large = finetune(tmp_path, base, "large", {"body.a": torch.full((3, 4), -1e6)})
+    measures = measure([fine, large], base, compute)
+    assert measures.not_finite == {1: "body.a"}
+    assert measures.norm(0) > 0
