@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
+from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from hub_fusion.weights.compute import Compute
 
 COPY_DISTANCE = 0.05  # of the longer: saving in 16 bits moves a task vector by about 1 %, another seed by about 100 %
+ROOM = 10**9  # bytes of weight files beyond four times the base in float32: heads of its own
 NEVER = datetime.max.replace(tzinfo=UTC)
 ARCHITECTURE_FIX = "Train from this base without changing its layers; new heads are fine."
 Say = Callable[[str], None]
@@ -57,6 +59,11 @@ def check_headers(
     try:
         sizes = hub.files(c.repo, c.sha)
         names = [ADAPTER] if c.relation == "adapter" else weight_files(hub, c.repo, c.sha, sizes)
+        size = sum(sizes[name].size for name in names)
+        most = 4 * 4 * sum(prod(spec.shape) for spec in base.values()) + ROOM
+        if size > most:
+            reason = f"Its weight files have {size} bytes; for this base {most} are allowed."
+            return [], c.refuse("screen", "too_large", reason, "Publish the weights alone, in float32 or smaller.")
         headers = read_headers(hub, c.repo, c.sha, names, sizes)
         if c.relation == "adapter":
             text = hub.read_text(c.repo, ADAPTER_CONFIG, revision=c.sha, max_bytes=1_000_000)

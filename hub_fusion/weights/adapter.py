@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -31,6 +31,7 @@ UNSUPPORTED = ("use_dora", "use_qalora", "use_bdlora", "layer_replication", "tra
                "velora_config", "monteclora_config")  # fmt: skip
 INITIALISATIONS = (True, False, None, "gaussian", "eva", "orthogonal")  # those that leave the base's weights alone
 PREFIX = "base_model.model."
+MAX_RANK = 1024  # or four times the smaller side, beyond which factors hold nothing that a smaller rank does not
 
 
 @dataclass(frozen=True)
@@ -105,13 +106,14 @@ def plan_adapter(
     targets: dict[str, Target] = {}
     unknown: list[str] = []
     modules, memory = _modules(tensors), cache(memory)
+    tops = _tops(base), cache(lambda: _tops(memory()))
     adapted = {_top(module) for module, parts in modules.items() if any(part.startswith("lora_") for part in parts)}
     for module, parts in modules.items():
         kinds = {kind_of(module), kind_of(module.partition(".")[2])}
         if "task" in kinds:
             continue
         for leaf, target in _changes(module, parts, tensors, config):
-            name = _on_disk(f"{module}.{leaf}" if module else leaf, base, memory)
+            name = _on_disk(f"{module}.{leaf}" if module else leaf, base, memory, *tops)
             if name is None and ("shared" in kinds or (target.a is None and _top(module) not in adapted)):
                 continue  # a pooler or language-model head that the base does not have, or the adapter's own head
             if name is None:
@@ -158,19 +160,29 @@ def _changes(module: str, parts: dict[str, str], tensors: Mapping[str, TensorSpe
             rank = tensors[a].shape[0]
             if not rank or tensors[b].shape[1] != rank:
                 raise WeightsError(f"adapter module {module[:200]!r}: A is {tensors[a].shape}, B is {tensors[b].shape}")
+            most = max(4 * min(tensors[a].shape[1], tensors[b].shape[0]), MAX_RANK)
+            if rank > most:
+                raise WeightsError(f"adapter module {module[:200]!r} has rank {rank}; its shape allows {most}: "
+                                   "merge it and publish the model")  # fmt: skip
             yield "weight", Target(module, a, b, config.scaling(module, rank), flip, parts.pop("weight", None))
     for leaf, name in parts.items():
         yield leaf, Target(module, saved=name)
 
 
-def _on_disk(name: str, base: Mapping[str, TensorSpec], memory: MemoryNames) -> str | None:
+def _on_disk(
+    name: str,
+    base: Mapping[str, TensorSpec],
+    memory: MemoryNames,
+    tops: list[str],
+    memory_tops: Callable[[], list[str]],
+) -> str | None:
     """The base's tensor for a name in memory, also where the adapter's model had a class prefix that the base lacks."""
     short = name.partition(".")[2]
-    for candidate in (name, short, *(f"{top}.{name}" for top in sorted({_top(n) for n in base}))):
+    for candidate in (name, short, *(f"{top}.{name}" for top in tops)):
         if candidate in base:
             return candidate
     known = memory()
-    for candidate in (name, short, *(f"{top}.{name}" for top in sorted({_top(n) for n in known}))):
+    for candidate in (name, short, *(f"{top}.{name}" for top in memory_tops())):
         if candidate in known:
             if len(known[candidate]) > 1:
                 raise WeightsError(
@@ -182,6 +194,10 @@ def _on_disk(name: str, base: Mapping[str, TensorSpec], memory: MemoryNames) -> 
 
 def _top(name: str) -> str:
     return name.partition(".")[0]
+
+
+def _tops(names: Iterable[str]) -> list[str]:
+    return sorted({_top(name) for name in names})
 
 
 def _turned(target: Target, spec: TensorSpec, tensors: Mapping[str, TensorSpec]) -> Target:
@@ -217,9 +233,9 @@ def delta_rows(adapter: Checkpoint, target: Target, start: int, stop: int, devic
     """Rows [start, stop) of (α/r)·B·A in float32, shape (stop − start, columns)."""
     import torch
 
-    a = adapter.read(str(target.a)).to(device=device, dtype=torch.float32)
-    b = adapter.read(str(target.b)).to(device=device, dtype=torch.float32)
-    rows = a.T[start:stop] @ b.T if target.transposed else b[start:stop] @ a
+    a, b = adapter.read(str(target.a)), adapter.read(str(target.b))
+    left, right = (a.T[start:stop], b.T) if target.transposed else (b[start:stop], a)
+    rows = left.to(device=device, dtype=torch.float32) @ right.to(device=device, dtype=torch.float32)
     return rows.mul_(target.scaling)
 
 

@@ -21,6 +21,7 @@ ADAPTER = "adapter_model.safetensors"
 ADAPTER_CONFIG = "adapter_config.json"
 SIDE_FILES = (".json", ".txt", ".model", ".jinja", ".tiktoken")  # configuration, tokenizer, processor
 FIRST_BYTES = 64 * 1024  # most headers fit: one request
+MAX_SHARDS, MAX_TENSORS, MAX_HEADER_SUM = 1000, 300_000, 100_000_000  # of one checkpoint
 
 
 def weight_files(hub: Hub, repo: str, sha: str, files: Iterable[str]) -> list[str]:
@@ -34,6 +35,8 @@ def weight_files(hub: Hub, repo: str, sha: str, files: Iterable[str]) -> list[st
     if INDEX not in names:
         raise WeightsError(f"{repo}@{sha[:8]} has no {SINGLE} and no {INDEX}: save it with safetensors")
     shards = sorted(set(read_index(hub.read_text(repo, INDEX, revision=sha), source=f"{repo}/{INDEX}").values()))
+    if len(shards) > MAX_SHARDS:
+        raise HeaderError(f"{repo}/{INDEX} lists {len(shards)} shards; allowed are {MAX_SHARDS}")
     lost = [shard for shard in shards if shard not in names]
     if lost:
         raise HeaderError(f"{repo}/{INDEX} lists shards that are not there: {', '.join(lost[:5])}")
@@ -49,7 +52,7 @@ def read_headers(
     the files, for one that it lists and no file has.
     """
     found: dict[str, TensorSpec] = {}
-    names = list(files)
+    names, header_bytes = list(files), 0
     for file in names:
         if file == INDEX:
             continue
@@ -60,9 +63,16 @@ def read_headers(
         length = header_length(head, source=source)
         if 8 + length > size:
             raise HeaderError(f"{source} claims a header of {length} bytes but has only {size}: truncated")
+        header_bytes += length
+        if header_bytes > MAX_HEADER_SUM:
+            raise HeaderError(
+                f"{source}: the headers up to here have {header_bytes} bytes, allowed are {MAX_HEADER_SUM}"
+            )
         if len(head) < 8 + length:
             head += hub.read_range(repo, file, sha, len(head), 8 + length)
         tensors, _ = parse_header(head[8 : 8 + length], size, source=source)
+        if len(found) + len(tensors) > MAX_TENSORS:
+            raise HeaderError(f"{source}: {len(found) + len(tensors)} tensors up to here, allowed are {MAX_TENSORS}")
         for name, spec in tensors.items():
             if name in found:
                 raise HeaderError(f"{source}: tensor {name[:200]!r} is also in {found[name].file}")

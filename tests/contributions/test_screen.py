@@ -21,7 +21,7 @@ from hub_fusion.contributions.screen import check_headers, judge_tensors, votes
 from hub_fusion.errors import WeightsError
 from hub_fusion.recipe import Screen
 from hub_fusion.records import Contribution
-from hub_fusion.weights import deltas
+from hub_fusion.weights import deltas, remote
 from hub_fusion.weights import measure as measure_module
 from hub_fusion.weights.measure import Measures
 from hub_fusion.weights.names import MismatchError
@@ -268,3 +268,32 @@ def test_one_that_cannot_be_opened_is_refused_and_the_round_goes_on(
     screened = world.screen(bad, good)
     assert [c.repo for c in screened.contributions] == [good.repo]
     assert [(r.repo, r.code, r.stage) for r in screened.refusals] == [(bad.repo, code, "screen")]
+
+
+@pytest.mark.parametrize("bound", ["MAX_SHARDS", "MAX_HEADER_SUM", "MAX_TENSORS"])
+def test_shards_headers_and_tensors_are_bounded_together(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bound: str
+) -> None:
+    """Each shard alone may be well made."""
+    files = sharded(tmp_path)
+    contribution = world.contribution(world.contribute(files))
+    base = base_headers(world.hub, world.base)
+    assert check_headers(world.hub, contribution, base, dict)[1] is None
+    monkeypatch.setattr(remote, bound, 1)
+    refusal = check_headers(world.hub, contribution, base, dict)[1]
+    assert refusal is not None
+    assert refusal.code == "malformed_weights"
+    assert "allowed are 1" in refusal.reason
+
+
+def test_files_far_larger_than_the_base_are_not_fetched(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Four times the base in float32, and room for heads."""
+    head = {"classifier.weight": torch.ones(1000, 4)}
+    contribution = world.contribution(world.contribute({"model.safetensors": save(finetuned(1) | head)}))
+    base = base_headers(world.hub, world.base)
+    assert check_headers(world.hub, contribution, base, dict)[1] is None
+    monkeypatch.setattr(screen_module, "ROOM", 0)
+    names, refusal = check_headers(world.hub, contribution, base, dict)
+    assert names == []
+    assert refusal is not None
+    assert (refusal.code, bool(refusal.fix)) == ("too_large", True)

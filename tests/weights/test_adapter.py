@@ -325,6 +325,7 @@ QUERY = "base_model.model.encoder.layer.0.attention.self.query"
         ({f"{QUERY}.lora_A.weight": torch.ones(2, 8)}, "only one of lora_A and lora_B"),
         ({f"{QUERY}.lora_A.weight": torch.ones(0, 8), f"{QUERY}.lora_B.weight": torch.ones(8, 0)}, "A is"),
         ({f"{QUERY}.lora_A.weight": torch.ones(2, 8), f"{QUERY}.lora_B.weight": torch.ones(8, 3)}, "A is"),
+        ({f"{QUERY}.lora_A.weight": torch.ones(1025, 8), f"{QUERY}.lora_B.weight": torch.ones(8, 1025)}, "rank 1025"),
         ({f"{QUERY}.lora_A.weight": torch.ones(2, 9), f"{QUERY}.lora_B.weight": torch.ones(8, 2)}, r"gives \[8, 9\]"),
         ({f"{QUERY}.lora_A.weight": torch.ones(2), f"{QUERY}.lora_B.weight": torch.ones(2)}, "not a linear layer"),
         ({f"{QUERY}.lora_A.weight": torch.ones(2, 8, dtype=torch.int8),
