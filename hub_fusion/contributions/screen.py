@@ -178,8 +178,14 @@ def _judge_norms(
     scales: list[float],
 ) -> list[int]:  # fmt: skip
     norms = {i: measures.norm(i) for i in kept}
-    median = statistics.median(norms.values())
-    mad = statistics.median(abs(norm - median) for norm in norms.values())
+    by_author: dict[str, list[float]] = {}
+    for i in kept:
+        by_author.setdefault(candidates[i].author, []).append(norms[i])
+    # one norm for each account, so that many small contributions of one cannot make the others' look too large
+    typical = [statistics.median(own) for own in by_author.values()]
+    typical = typical if len(typical) > 2 else list(norms.values())
+    median = statistics.median(typical)
+    mad = statistics.median(abs(norm - median) for norm in typical)
     limit = max(median + rule.cap_mad * mad, rule.cap_ratio * median)
     passed = []
     for i in kept:

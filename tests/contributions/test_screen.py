@@ -130,6 +130,14 @@ def test_heads_count_for_the_norm() -> None:
     assert scales == [1, 1, 1, 1, pytest.approx(0.5)]
 
 
+def test_many_tiny_contributions_of_one_account_do_not_make_the_others_too_long() -> None:
+    """The median is over accounts: six of eve's, near zero, against five honest ones."""
+    lengths = [1.0] * 5 + [0.01] * 6
+    candidates = [c.model_copy(update={"author": c.author if i < 5 else "eve"}) for i, c in enumerate(crowd(11))]
+    kept, refusals, scales = judge_tensors(candidates, Measures(axes(*lengths)), RULE)
+    assert (kept, refusals, scales) == (list(range(11)), [], [1.0] * 11)
+
+
 def test_fewer_than_five_are_neither_capped_nor_refused() -> None:
     """A median of four is no law; the gate still measures the result."""
     assert judged(axes(1, 1, 1, 1000)) == ([0, 1, 2, 3], {}, [1.0] * 4)
