@@ -66,7 +66,8 @@ def load_task(task: Task, *, max_test: int) -> TaskData:
     files = {role: _find(task.folder, role) for role in ("train", *TEST_ROLES)}
     train_file = files["train"]
     if train_file is None or not any(files[role] for role in TEST_ROLES):
-        raise RecipeError(f"{task.folder}: a task needs a train and a gate or report file (.npz or .csv); add them")
+        need = "a task needs a train file and a gate or report file (.npz or .csv)"
+        raise RecipeError(f"{task.folder}: {need}; add them")
     found = {role: _read(file) for role, file in files.items() if file is not None}
     train = found["train"]
     num_labels = int(train.labels.max()) + 1
