@@ -191,7 +191,7 @@ def best_step(
     with clock("evaluate"):
         parent = measure(base, recipe.evaluate, weights_sha256=folder_sha256(base), cache=cache, device=compute.device,
                          progress=say)  # fmt: skip
-    best = best_so_far(state.index, parent.scores, recipe.gate) if parent.scores.means else None
+    best = best_so_far(state.index, parent.scores, recipe.gate)
     shutil.rmtree(work / "candidate", ignore_errors=True)  # a killed round may have left anything there
     tried: list[tuple[float, float]] = []
     for step in recipe.merge.steps:

@@ -44,9 +44,7 @@ def run(
                                  progress=byte_bar("fusing"))  # fmt: skip
     finally:
         compute.close()
-    tell(outcome, json)
-    if outcome.status == "rejected":
-        raise typer.Exit(3)
+    conclude(outcome, json)
 
 
 def watch(
@@ -70,6 +68,13 @@ def watch(
     finally:
         compute.close()
     if once and outcomes and outcomes[-1].status == "rejected":
+        raise typer.Exit(3)
+
+
+def conclude(outcome: Outcome, as_json: bool) -> None:
+    """Print a round's outcome and leave: with exit code 3 if the gate refused it."""
+    tell(outcome, as_json)
+    if outcome.status == "rejected":
         raise typer.Exit(3)
 
 

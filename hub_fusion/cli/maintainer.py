@@ -142,7 +142,7 @@ def publish(
     work: Path | None = Work, dry_run: bool = DryRun, json: bool = Json,
 ) -> None:  # fmt: skip
     """Fuse, judge and publish what `screen` let pass; exit code 3 if the gate refuses it."""
-    from hub_fusion.cli.loop import tell
+    from hub_fusion.cli.loop import conclude
     from hub_fusion.contributions.filters import Circumstances, filter_contributions
     from hub_fusion.generation import alone, check_recipe, finish_round, round_id, screen_round
     from hub_fusion.provenance import Clock
@@ -166,17 +166,14 @@ def publish(
                 fail(
                     f"none of these contributions can be fused now: {', '.join(sorted(reasons)) or 'there are none'}", 1
                 )
-            shas = [c.sha for c in kept] + [
-                r.sha for r in before if r.stage == "screen"
-            ]  # what `run` would have chosen
+            failed = [r.sha for r in before if r.stage == "screen"]
+            shas = [*(c.sha for c in kept), *failed]  # what `run` would have chosen
             refusals = [*before, *screened.refusals]
             outcome = finish_round(rules, hub, compute, state, base, screened, refusals, round_id(rules, state, shas),
                                    place, clock, say, byte_bar("fusing"), dry_run=dry_run)  # fmt: skip
     finally:
         compute.close()
-    tell(outcome, json)
-    if outcome.status == "rejected":
-        raise typer.Exit(3)
+    conclude(outcome, json)
 
 
 def card(

@@ -30,7 +30,7 @@ from hub_fusion.weights.remote import ADAPTER, ADAPTER_CONFIG, Spool, read_heade
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from hub_fusion.hub import Hub
+    from hub_fusion.hub import FileInfo, Hub
     from hub_fusion.weights.compute import Compute
 
 COPY_DISTANCE = 0.05  # of the longer: saving in 16 bits moves a task vector by about 1 %, another seed by about 100 %
@@ -51,7 +51,7 @@ class Screened:
 
 def check_headers(
     hub: Hub, c: Contribution, base: Mapping[str, TensorSpec], memory: MemoryNames
-) -> tuple[list[str], Refusal | None]:
+) -> tuple[list[FileInfo], Refusal | None]:
     """The contribution's files for the fuse, and why its headers do not pass, if they do not. Reads kilobytes.
 
     `memory` gives the base's names in memory; it is asked only for adapters whose targets are not names on disk.
@@ -80,7 +80,7 @@ def check_headers(
         raise  # not the contribution's fault
     except (WeightsError, HubError, KeyError) as error:
         return [], c.refuse("screen", "unsupported_weights", f"{error}.", "Publish the full model in safetensors.")
-    return names, None
+    return [sizes[name] for name in names], None
 
 
 def screen(
@@ -93,11 +93,10 @@ def screen(
     spooled: list[tuple[Contribution, Source]] = []
     for number, c in enumerate(chosen, start=1):
         say(f"screening {number}/{len(chosen)} {c.repo}")
-        names, refusal = check_headers(hub, c, base, partial(base_memory_names, base_folder))
+        files, refusal = check_headers(hub, c, base, partial(base_memory_names, base_folder))
         if refusal is None:
             try:
-                sizes = hub.files(c.repo, c.sha)
-                folder = spool.fetch(hub, c.repo, c.sha, [sizes[name] for name in names])
+                folder = spool.fetch(hub, c.repo, c.sha, files)
             except HubUnreachable:
                 raise
             except (WeightsError, HubError) as error:

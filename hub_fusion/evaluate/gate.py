@@ -58,6 +58,8 @@ def judge(candidate: Scores, parent: Scores, best: float | None, gate: Gate, ste
 def best_so_far(index: Index, parent: Scores, gate: Gate) -> float | None:
     """The highest gate mean of any generation that was measured with the parent's suite, None if there is none."""
     protocols: set[str] = set(gate.protocols) or {score.protocol for score in parent.means}
+    if not protocols:
+        return None  # nothing was measured
     means = []
     for entry in index.generations:
         values = [s.mean for s in entry.scores if s.role == "gate" and s.protocol in protocols]
