@@ -29,7 +29,7 @@ from hub_fusion.publish.commit import PublishConflict, publish
 from hub_fusion.publish.state import BaseState, check_base, fused_keys, open_base
 from hub_fusion.publish.status import read_status, tell_published, tell_queue, tell_rejected
 from hub_fusion.recipe import Recipe
-from hub_fusion.records import Attempt, Contribution, Generation, Refusal, Verdict, attempt_id, now
+from hub_fusion.records import Attempt, Contribution, Formula, Generation, Refusal, Verdict, attempt_id, now
 from hub_fusion.weights.fuse import FusePlan, FuseReport, Progress, folder_sha256, fuse
 from hub_fusion.weights.remote import Spool, fetch_checkpoint
 
@@ -158,7 +158,10 @@ def finish_round(
         id=id, status="rejected", base=recipe.base, root=recipe.root or state.index.root, created_at=now(),
         parent_generation=state.generation, parent_revision=state.revision, recipe=recipe.to_yaml(),
         contributions=tuple(c.to_credit() for c in screened.contributions), refusals=tuple(refusals),
-        method=recipe.merge.method, step=verdict.step, parent_scores=parent.scores, candidate_scores=candidate.scores,
+        method=recipe.merge.method, step=verdict.step,
+        formula=Formula(options=find_method(recipe.merge.method).options | recipe.merge.options,  # defaults may change
+                        seed=recipe.merge.seed, heads=recipe.merge.heads, base_revision=state.head),
+        parent_scores=parent.scores, candidate_scores=candidate.scores,
         differences=compare(candidate, parent), verdict=verdict, weights=report.files, versions=versions(),
         hardware=hardware(compute.device, compute.processes), seconds=clock.seconds,
     )  # fmt: skip

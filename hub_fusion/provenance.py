@@ -10,7 +10,8 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 DECISIVE = (
-    "hub-fusion", "torch", "transformers", "peft", "accelerate", "safetensors", "scikit-learn", "huggingface_hub",
+    "hub-fusion", "torch", "numpy", "numba", "transformers", "peft", "accelerate", "safetensors", "scikit-learn",
+    "huggingface_hub",
 )  # fmt: skip
 
 
@@ -27,7 +28,12 @@ def versions() -> dict[str, str]:
 
 def hardware(device: str, processes: int) -> dict[str, Any]:
     """The kind of machine: equal bytes are promised on the same kind of device."""
-    return {"device": device, "processes": processes, "machine": platform.machine(), "system": platform.system()}
+    import torch
+
+    cuda = device.startswith("cuda")
+    name = torch.cuda.get_device_name(device) if cuda else torch.backends.cpu.get_cpu_capability()
+    return {"device": device, "name": name, "processes": processes, "threads": torch.get_num_threads(),
+            "machine": platform.machine(), "system": platform.system()}  # fmt: skip
 
 
 class Clock:

@@ -156,6 +156,16 @@ class Publish(Section):
     keep_formats: bool = Field(False, description="leave .bin, .h5 and other stale weight files beside the new weights")
 
 
+class Archive(Section):
+    """What of the contributions is kept, so that a generation can be fused again when their authors deleted them."""
+
+    keep: Literal["none", "adapters", "all"] = "none"
+    repo: str | None = Field(
+        None, pattern=r"^[\w.-]{1,96}/[\w.-]{1,96}$", description="where; default: the base's name with -archive"
+    )
+    private: bool = Field(True, description="whether the archive is private when it is made")
+
+
 class Recipe(Section):
     """The whole file."""
 
@@ -169,6 +179,7 @@ class Recipe(Section):
     evaluate: Evaluate = Evaluate()
     gate: Gate = Gate()
     publish: Publish = Publish()
+    archive: Archive = Archive()
     poll_seconds: float = Field(300.0, gt=0, description="pause between two looks at the Hub")
 
     @classmethod

@@ -13,7 +13,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -94,6 +94,9 @@ class Credit(Record):
     cosine: float | None = Field(None, description="cosine of its task vector with the weighted mean of all")
     scale: float = Field(1.0, description="what the cap multiplied its task vector with; 1 means untouched")
     weights_sha256: str | None = Field(None, description="its weight files' identity, whatever repository and commit")
+    files_sha256: Sha256 | None = Field(
+        None, description="sha256 over names and digests of the files that were read; an archived copy has the same"
+    )
 
     @property
     def clipped(self) -> bool:
@@ -204,6 +207,18 @@ class Verdict(Record):
     tried: tuple[tuple[float, float], ...] = Field((), description="(step, candidate's gate mean) of every step tried")
 
 
+class Formula(Record):
+    """What decided a fuse's bytes besides the parent, the contributions, the method and the step."""
+
+    options: dict[str, Any] = Field(default_factory=dict, description="of the method")
+    seed: int = Field(0, description="of methods with randomness")
+    heads: Literal["drop", "keep"] = Field("drop", description="task heads: left out, or kept as the base has them")
+    dtype: str | None = Field(None, description="float dtype of the weights in safetensors' words; null: the parent's")
+    base_revision: Sha | None = Field(
+        None, description="the commit that was read: the parent's weights, with the configuration of that day"
+    )
+
+
 class Attempt(Record):
     """A fuse that was evaluated, published or not: enough to understand it and to do it again."""
 
@@ -221,6 +236,8 @@ class Attempt(Record):
     recipe: str = Field("", description="the recipe, verbatim YAML")
     method: str = "mean"
     step: float = 1.0
+    formula: Formula | None = Field(None, description="null in old records, whose recipe says it")
+    archive: str | None = Field(None, description="the repository that keeps what was fused")
     parent_scores: Scores | None = None
     candidate_scores: Scores | None = None
     differences: tuple[Difference, ...] = ()
@@ -350,6 +367,15 @@ class Status(Record):
 def weights_identity(digests: Iterable[str]) -> str:
     """sha256 over the digests of a checkpoint's weight files: equal for equal files, whatever their names and order."""
     return hashlib.sha256("\n".join(sorted(digests)).encode()).hexdigest()
+
+
+def files_identity(digests: Mapping[str, str]) -> str:
+    """sha256 over the sorted ``name digest`` lines of files; a digest is LFS's sha256, else git's name of the contents.
+
+    The Hub lists both without a download, and they are the same for a copy in another repository.
+    """
+    lines = "".join(f"{name} {digest}\n" for name, digest in sorted(digests.items()))
+    return hashlib.sha256(lines.encode()).hexdigest()
 
 
 def generation_number(tag: str) -> int | None:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 from hub_fusion.errors import HeaderError, HubError, HubUnreachable, WeightsError
 from hub_fusion.recipe import Recipe, Screen
-from hub_fusion.records import Contribution, Refusal
+from hub_fusion.records import Contribution, Refusal, files_identity
 from hub_fusion.weights.adapter import LoraConfig, MemoryNames, plan_adapter
 from hub_fusion.weights.checkpoint import Checkpoint, TensorSpec
 from hub_fusion.weights.deltas import Deltas, Source, base_memory_names
@@ -107,7 +107,8 @@ def screen(
                 source = Source(c.key, folder, origins[c.generation or 0], c.relation)
                 refusal = _check_opens(c, source, base, base_folder)
                 if refusal is None:
-                    spooled.append((c, source))
+                    read = files_identity({file.path: file.sha256 or file.oid for file in files})
+                    spooled.append((c.model_copy(update={"files_sha256": read}), source))
                     continue
         refusals.append(refusal)
     if not spooled:

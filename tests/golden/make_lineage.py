@@ -22,6 +22,7 @@ from hub_fusion.records import (
     Attempt,
     Credit,
     Difference,
+    Formula,
     Generation,
     Index,
     Refusal,
@@ -167,7 +168,7 @@ def credits(rows: list[Row]) -> tuple[Credit, ...]:
             Credit.model_validate(
                 {"repo": repo, "sha": digest(repo)[:40], "relation": relation, "author": author, "license": license,
                  "task": task, "datasets": datasets, "generation": generation, "known_by": known_by,
-                 "origin_revision": commit(generation)} | measured
+                 "origin_revision": commit(generation), "files_sha256": digest(repo, "files")} | measured
             )
         )  # fmt: skip
     return tuple(sorted(found, key=lambda c: c.key))
@@ -222,6 +223,8 @@ def attempt(
         "recipe": RECIPE,
         "method": "mean",
         "step": tried[-1][0],
+        "formula": Formula(base_revision=commit(parent)),
+        "archive": f"{BASE}-archive",
         "parent_scores": parent_scores,
         "candidate_scores": scores,
         "differences": compare(scores, parent_scores),
