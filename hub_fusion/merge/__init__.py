@@ -4,143 +4,118 @@ A method sees some rows of one tensor of all contributions, stacked first in can
 shape (contributions, rows, …), ``weights`` float32 of shape (contributions,) adding up to 1. It returns the merged
 delta of shape (rows, …). It never sees names, files, devices or the Hub.
 
-The signature is the schema. Keyword-only arguments with defaults are the recipe's options; those without are inputs
-that the engine makes for it (see `inputs.py`):
+The signature is the schema. Keyword-only arguments with defaults are the recipe's options; one annotated
+``Literal["a", "b"]`` takes no other values. Those without defaults are inputs that the engine makes for it:
 
-* ``keep`` bool like ``deltas``: the elements whose magnitude has one of the ranks that the method's `ranks` names;
+* ``keep`` bool like ``deltas``: the elements whose magnitude has one of the ranks that the method's `ranks` names,
+  among those of the tensor, or of the contribution's whole task vector where the option ``within`` is "model";
 * ``gram`` float64 (contributions, contributions): inner products of the deltas over the *whole* tensor;
-* ``noise`` float32 like ``deltas``, uniform in [0, 1): the same for the same seed, tensor, contribution and element.
+* ``noise`` float32 like ``deltas``, uniform in [0, 1): the same for the same seed, tensor, contribution and element;
+* ``fisher`` float32 like ``deltas``: diagonals of the Fisher information, each contribution's divided by the L2 norm
+  over its whole model; None unless every contribution has one for this tensor;
+* ``activations`` float32 (contributions, columns, columns): XᵀX/n of a linear layer's inputs; None likewise.
 
-A method with `whole=True` sees all rows at once, at the price of memory for contributions × tensor; one with
-`by_rows=True` never sees a part of a row along the last dimension.
+A method with ``whole=True`` (or a function of the options that says so) sees all rows at once, at the price of memory
+for contributions × tensor; one with ``by_rows=True`` never sees a part of a row along the last dimension. One with
+``signed=True`` takes negative weights: they are divided by the sum of their magnitudes and need not add up to 1.
+
+Other distributions bring methods through the entry point group `hub_fusion.merge_methods` (see `plugins.py`).
 """
 
 from __future__ import annotations
 
-import difflib
-import inspect
-import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable
 from importlib import import_module
 from pkgutil import iter_modules
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from hub_fusion.errors import MergeError
+from hub_fusion.merge.method import INPUTS, BoundMethod, MergeMethod
 
 if TYPE_CHECKING:
-    import torch
+    from hub_fusion.merge.method import Formula, Ranks, Whole
 
-    Formula = Callable[..., torch.Tensor]
-    Ranks = Callable[[int, Mapping[str, Any]], tuple[int, int]]  # elements, options → ranks [first, last) to keep
-
-INPUTS = frozenset({"keep", "gram", "noise"})
-RANGES = {"density": (0.0, 1.0), "trim": (0.0, 0.5)}  # of options that mean the same in every method
-
-
-@dataclass(frozen=True)
-class MergeMethod:
-    """A registered formula with what the engine needs to know about it."""
-
-    name: str
-    title: str
-    source: str
-    judged: Literal["base", "seen-task"]
-    formula: Formula
-    whole: bool = False
-    by_rows: bool = False
-    ranks: Ranks | None = None
-
-    @property
-    def options(self) -> dict[str, Any]:
-        """Option → default."""
-        return {p.name: p.default for p in self._keywords() if p.default is not p.empty}
-
-    @property
-    def inputs(self) -> frozenset[str]:
-        """What the engine must make for it: of keep, gram, noise."""
-        return frozenset(p.name for p in self._keywords() if p.default is p.empty)
-
-    def _keywords(self) -> list[inspect.Parameter]:
-        return [p for p in inspect.signature(self.formula).parameters.values() if p.kind is p.KEYWORD_ONLY]
-
-    def bind(self, options: Mapping[str, Any]) -> BoundMethod:
-        """The formula with its options set. Raises MergeError for an unknown option or a value of another type."""
-        known = self.options
-        for name, value in options.items():
-            if name not in known:
-                near = difflib.get_close_matches(name, known, n=1)
-                hint = f"did you mean {near[0]!r}?" if near else f"it has {', '.join(sorted(known)) or 'none'}"
-                raise MergeError(f"merge method {self.name!r} has no option {name!r}; {hint}")
-            if not _is_like(value, known[name]):
-                raise MergeError(f"option {name!r} of {self.name!r} is like {known[name]!r}, not {value!r}")
-        for name, (low, high) in RANGES.items():
-            if name in options and not low <= options[name] <= high:
-                given = options[name]
-                raise MergeError(f"option {name!r} of {self.name!r} is between {low:g} and {high:g}, not {given!r}")
-        return BoundMethod(self, dict(options))
-
-
-@dataclass(frozen=True)
-class BoundMethod:
-    """A method with its options set; calling it applies the formula."""
-
-    method: MergeMethod
-    options: dict[str, Any]
-
-    def __call__(self, deltas: torch.Tensor, weights: torch.Tensor, **inputs: torch.Tensor) -> torch.Tensor:
-        """The merged delta; `inputs` are those that ``method.inputs`` names."""
-        return self.method.formula(deltas, weights, **inputs, **self.options)
-
-    def ranks(self, size: int) -> tuple[int, int]:
-        """Of `size` elements of a tensor, the ranks [first, last) of magnitude to keep; rank 0 is the largest."""
-        assert self.method.ranks is not None
-        first, last = self.method.ranks(size, self.method.options | self.options)
-        return max(first, 0), min(max(last, first), size)
-
-
-def _is_like(value: Any, default: Any) -> bool:
-    """Whether an option's value is of its default's type; whole numbers are fractions too, None stands for any type."""
-    if isinstance(default, float):
-        return type(value) in (int, float) and math.isfinite(value)
-    return default is None or type(value) is type(default)
-
+__all__ = ["BoundMethod", "MergeMethod", "broken_plugins", "find_method", "merge_method", "merge_methods"]
 
 _METHODS: dict[str, MergeMethod] = {}
 
 
 def merge_method(
-    title: str, *, source: str, judged: Literal["base", "seen-task"], whole: bool = False, by_rows: bool = False,
-    ranks: Ranks | None = None,
+    title: str, *, source: str, judged: Literal["base", "seen-task"], whole: Whole = False, by_rows: bool = False,
+    ranks: Ranks | None = None, signed: bool = False, aliases: tuple[str, ...] = (),
 ) -> Callable[[Formula], Formula]:  # fmt: skip
-    """Register a formula under its function's name. Raises MergeError if it asks for an input that does not exist."""
+    """Register a formula under its function's name.
+
+    Raises MergeError if it asks for an input that does not exist, or if the name or an alias is taken.
+    """
 
     def register(formula: Formula) -> Formula:
-        method = MergeMethod(formula.__name__, title, source, judged, formula, whole, by_rows, ranks)
+        always, depends = (False, whole) if callable(whole) else (whole, None)
+        method = MergeMethod(
+            formula.__name__, title, source, judged, formula, always, depends, by_rows, ranks, signed, aliases
+        )
         unknown = method.inputs - INPUTS
         if unknown or ("keep" in method.inputs) != (ranks is not None):
             raise MergeError(
                 f"merge method {method.name!r} asks for {sorted(unknown) or sorted(method.inputs)}; there are "
                 f"{sorted(INPUTS)}, and keep needs ranks. An option has a default"
             )
-        _METHODS[formula.__name__] = method
+        if not formula.__module__.startswith(f"{__name__}."):
+            _load_own()  # so that nobody takes the name of one that was not imported yet
+        taken = _taken()
+        for name in (method.name, *aliases):
+            if name in taken and _home(taken[name].formula) != _home(formula):
+                raise MergeError(f"the name {name!r} is that of {taken[name].title} already; choose another one")
+        _METHODS[method.name] = method
         return formula
 
     return register
 
 
 def merge_methods() -> dict[str, MergeMethod]:
-    """All methods by name."""
-    for module in iter_modules(__path__):
-        if module.name in ("inputs", "parts"):
-            continue
-        import_module(f"{__name__}.{module.name}")
+    """All methods by name, those of plug-ins too."""
+    from hub_fusion.merge import plugins
+
+    _load_own()
+    plugins.load(_METHODS)
     return dict(sorted(_METHODS.items()))
 
 
 def find_method(name: str) -> MergeMethod:
-    """A method by name. Raises MergeError listing the known ones."""
-    methods = merge_methods()
-    if name not in methods:
-        raise MergeError(f"there is no merge method {name!r}; there are {', '.join(methods)}")
-    return methods[name]
+    """A method by name or alias; plug-ins are loaded only for a name that is not built in.
+
+    Raises MergeError listing the known ones, or naming the distribution that should have brought it and could not.
+    """
+    _load_own()
+    if name not in (known := _taken()):
+        methods = merge_methods()
+        known = _taken()
+        broken = broken_plugins()
+        if name not in known and name in broken:
+            raise MergeError(broken[name])
+        if name not in known:
+            notes = "".join(f"; {note}" for note in broken.values())
+            raise MergeError(f"there is no merge method {name!r}; there are {', '.join(methods)}{notes}")
+    return known[name]
+
+
+def broken_plugins() -> dict[str, str]:
+    """Entry point → why its method is not there, naming the distribution."""
+    from hub_fusion.merge import plugins
+
+    _load_own()
+    return plugins.load(_METHODS)
+
+
+def _load_own() -> None:
+    for module in iter_modules(__path__):
+        import_module(f"{__name__}.{module.name}")
+
+
+def _taken() -> dict[str, MergeMethod]:
+    """Every name and alias."""
+    return {name: method for method in _METHODS.values() for name in (method.name, *method.aliases)}
+
+
+def _home(formula: Formula) -> tuple[str, str]:
+    return formula.__module__, formula.__name__

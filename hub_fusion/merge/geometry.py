@@ -29,7 +29,7 @@ def model_stock(deltas: torch.Tensor, weights: torch.Tensor, *, gram: torch.Tens
     return weighted_sum(deltas, weights * (n * c / (1 + (n - 1) * c)))
 
 
-@merge_method("Karcher mean", source="https://doi.org/10.1002/cpa.3160300502", judged="base")
+@merge_method("Karcher mean", source="https://doi.org/10.1002/cpa.3160300502", judged="base", aliases=("slerp",))
 def karcher(deltas: torch.Tensor, weights: torch.Tensor, *, gram: torch.Tensor, iterations: int = 10) -> torch.Tensor:
     """The mean of the directions on the sphere, times the mean length; for two contributions this is SLERP.
 
