@@ -26,6 +26,7 @@ from hub_fusion.hub import Hub
 from hub_fusion.merge import find_method
 from hub_fusion.provenance import Clock, hardware, versions
 from hub_fusion.publish.commit import PublishConflict, publish
+from hub_fusion.publish.keep import keep_contributions
 from hub_fusion.publish.state import BaseState, check_base, fused_keys, open_base
 from hub_fusion.publish.status import read_status, tell_published, tell_queue, tell_rejected
 from hub_fusion.recipe import Recipe
@@ -172,12 +173,15 @@ def finish_round(
     generation = Generation(**{**dict(record), "status": "published", "generation": state.generation + 1})
     if dry_run:
         return Outcome("planned", verdict.reason, recipe.base, state.generation, generation, refusals=tuple(refusals))
+    spool = Spool(work / "spool", recipe.screen.spool_bytes)
+    kept = keep_contributions(hub, recipe, state, screened.contributions, spool, say)
+    generation = generation.model_copy(update={"archive": kept})
     say(f"publishing {generation.tag}")
     rejected = tuple(attempt for attempt in read_status(hub, state).rejected if attempt.id != id)
     revision = publish(hub, state, work / "candidate", generation, rejected, license=recipe.publish.license,
                        keep_formats=recipe.publish.keep_formats)  # fmt: skip
     tell_published(hub, state, generation, rejected)
-    Spool(work / "spool", recipe.screen.spool_bytes).empty()
+    spool.empty()
     return Outcome("published", verdict.reason, recipe.base, generation.generation, generation, revision,
                    refusals=tuple(refusals))  # fmt: skip
 

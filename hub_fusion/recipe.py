@@ -182,6 +182,12 @@ class Recipe(Section):
     archive: Archive = Archive()
     poll_seconds: float = Field(300.0, gt=0, description="pause between two looks at the Hub")
 
+    @model_validator(mode="after")
+    def _apart(self) -> Self:
+        if self.archive.repo is not None and self.archive.repo.lower() == self.base.lower():
+            raise ValueError(f"archive.repo is the base itself, {self.base}: name another repository")
+        return self
+
     @classmethod
     def from_text(
         cls, text: str, *, source: str = "recipe", overrides: Mapping[str, Any] | None = None, environment: bool = False
@@ -313,4 +319,7 @@ evaluate:               # is it a better base? Held-out tasks that no contributo
 
 gate:
   epsilon: 0.02         # the mean over the gate tasks may fall by so much
+
+archive:
+  keep: none            # adapters | all: keep copies, so that generations can be made again when contributors delete
 """

@@ -1,0 +1,140 @@
+"""Keeping what was fused in a companion repository, so that a generation can be made again without its contributors.
+
+One commit for each contribution, so a folder is there whole or not at all. Only what the recipe of the day would accept
+is kept, by licence, block list and visibility. The Hub stores equal weights once, in however many folders they are.
+
+When: after the gate accepted, before the generation's commit. A round that is killed between the two leaves copies
+that the same round, run again, finds; there is no moment in which a generation is public and its copies are still to
+come. What fails here is said and passes: the generation is published all the same, and the next one catches up.
+Not covered: forgetting. Who removes a folder at its author's wish also blocks the author in the recipe, or it returns.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING
+
+from hub_fusion.errors import HubError, HubFusionError, HubUnreachable, RepoMissing
+from hub_fusion.hub import Hub
+from hub_fusion.publish.archive import MANIFEST, Archive, default_archive, folder_of
+from hub_fusion.publish.state import BaseState, read_record
+from hub_fusion.recipe import Recipe
+from hub_fusion.records import Contribution, Credit
+from hub_fusion.weights.remote import ADAPTER, ADAPTER_CONFIG, Spool, weight_files
+
+if TYPE_CHECKING:
+    from hub_fusion.hub import Operation
+
+NOTICES = re.compile(r"(LICEN[CS]E|NOTICE|COPYING)[\w.-]{0,40}", re.IGNORECASE)  # licences ask that they come along
+SMALL = 1_000_000  # bytes of such a text, or of a configuration
+Say = Callable[[str], None]
+
+
+def keep_contributions(
+    hub: Hub, recipe: Recipe, state: BaseState, fused: Sequence[Contribution], spool: Spool, say: Say
+) -> str | None:
+    """Keep what the next generation takes in, and what earlier ones did and is missing; gives the archive's name.
+
+    `spool` holds the files of `fused`, and for a while those of each earlier one.
+    None if the recipe wants none, or if there is none because of a failure, which is said.
+    """
+    if recipe.archive.keep == "none":
+        return None
+    try:
+        archive = _opened(hub, recipe)
+        wanted = [c for c in (*fused, *_earlier(hub, state)) if f"{folder_of(c)}/{MANIFEST}" not in archive.files]
+    except HubFusionError as error:
+        say(f"archive: nothing is kept: {error}")
+        return None
+    for credit in {c.key: c for c in wanted}.values():
+        try:
+            reason = _reason_not_to(hub, recipe, credit)
+            if reason is None:
+                _keep(hub, archive, credit, state.repo, spool)
+                spool.retain(c.key for c in fused)
+            elif reason:
+                say(f"archive: {credit.key} is not kept: {reason}")
+        except HubUnreachable as error:
+            say(f"archive: {credit.key} and what follows is kept next time: {error}")
+            break
+        except HubFusionError as error:
+            say(f"archive: {credit.key} is not kept: {error}")
+    return archive.repo
+
+
+def _opened(hub: Hub, recipe: Recipe) -> Archive:
+    """The archive, made and given a card if it was not there."""
+    name = recipe.archive.repo or default_archive(recipe.base)
+    archive = Archive.open(hub, name)
+    if archive is None:
+        hub.create_repo(name, private=recipe.archive.private)
+    elif recipe.archive.private and hub.model(name).private is False:
+        raise HubError(f"{name} is public, and the recipe has archive.private: true; change one of them")
+    if archive is None or "README.md" not in archive.files:
+        from huggingface_hub import CommitOperationAdd
+
+        hub.commit(name, [CommitOperationAdd("README.md", CARD.format(base=recipe.base).encode())], "What is kept here")
+        archive = Archive.open(hub, name)
+    if archive is None:
+        raise RepoMissing(f"{name} was made, but this token may not see it")
+    return archive
+
+
+def _earlier(hub: Hub, state: BaseState) -> Iterable[Credit]:
+    """What earlier generations took in."""
+    numbers = [entry.generation for entry in state.index.generations if entry.generation and entry.contributions]
+    return [c for n in numbers for c in read_record(hub, state.repo, n, state.revisions[n]).contributions]
+
+
+def _reason_not_to(hub: Hub, recipe: Recipe, credit: Credit) -> str | None:
+    """Why a contribution is not kept, empty if that goes without saying. Today's recipe also rules over old ones."""
+    rules = recipe.contributions
+    if recipe.archive.keep == "adapters" and credit.relation != "adapter":
+        return ""
+    if {credit.author.lower(), credit.repo.lower()} & {name.lower() for name in rules.block}:
+        return "the recipe blocks it"
+    if (credit.license or "").lower() not in {name.lower() for name in rules.licenses}:
+        return f"its licence {credit.license} is not among contributions.licenses"
+    try:
+        now = hub.model(credit.repo)
+    except RepoMissing:
+        return "its repository is gone" if isinstance(credit, Contribution) else ""  # old ones: said in its time
+    if not recipe.archive.private and (now.private or now.gated):
+        return "it is private or gated, and the archive is public"
+    return None
+
+
+def _keep(hub: Hub, archive: Archive, credit: Credit, base: str, spool: Spool) -> None:
+    """One commit with one contribution; what is not in the spool is downloaded."""
+    from huggingface_hub import CommitOperationAdd
+
+    there, place = hub.files(credit.repo, credit.sha), folder_of(credit)
+    adapter = credit.relation == "adapter"
+    names = [ADAPTER, ADAPTER_CONFIG] if adapter else weight_files(hub, credit.repo, credit.sha, there)
+    names += [n for n in there if (n == "config.json" or NOTICES.fullmatch(n)) and there[n].size <= SMALL]
+    folder = spool.fetch(hub, credit.repo, credit.sha, [there[name] for name in names])
+    about = {"repo": credit.repo, "sha": credit.sha, "author": credit.author, "license": credit.license,
+             "relation": credit.relation, "fused_into": base}  # fmt: skip
+    manifest = json.dumps(about, indent=1, ensure_ascii=False) + "\n"
+    operations: list[Operation] = [CommitOperationAdd(f"{place}/{MANIFEST}", manifest.encode())]
+    operations += [CommitOperationAdd(f"{place}/{name}", folder / name) for name in names]
+    hub.commit(archive.repo, operations, f"Keep {credit.key}", description=f"By {credit.author}, {credit.license}")
+
+
+CARD = """\
+---
+license: other
+license_name: see-each-folder
+tags: [hub-fusion-archive]
+---
+
+# What was fused into {base}
+
+Copies of the contributions to [{base}](/{base}), kept so that its generations can be fused again, bit by bit, when
+contributors delete their repositories: `hub-fusion reproduce {base}@gen-1`.
+
+Each folder `<owner>--<name>/<sha>` is one contribution at one commit. It belongs to its author, under its own licence;
+`archive.json` in it names both. If a folder of yours should go, tell the owner of this repository.
+"""
