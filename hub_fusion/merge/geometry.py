@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from hub_fusion.merge import merge_method
-from hub_fusion.merge.parts import mean_of_agreeing, weighted_sum
+from hub_fusion.merge.parts import largest, mean_of_agreeing, weighted_sum
 
 if TYPE_CHECKING:
     import torch
@@ -65,15 +65,25 @@ def karcher(deltas: torch.Tensor, weights: torch.Tensor, *, gram: torch.Tensor, 
     return weighted_sum(deltas, (point * inverse * (w * lengths).sum()).to(deltas.dtype))
 
 
-@merge_method("SCE", source="https://arxiv.org/abs/2408.07990", judged="seen-task")
-def sce(deltas: torch.Tensor, weights: torch.Tensor, *, gram: torch.Tensor) -> torch.Tensor:
+@merge_method(
+    "SCE", source="https://arxiv.org/abs/2408.07990", judged="seen-task", whole=lambda options: options["select"] < 1
+)
+def sce(deltas: torch.Tensor, weights: torch.Tensor, *, gram: torch.Tensor, select: float = 1.0) -> torch.Tensor:
     """Contributions weigh as their squared length; then the mean of those with the elected sign (Wan et al. 2024).
 
     The weights within a tensor are wᵢ·‖δᵢ‖² over their sum: a long task vector dominates, so norms should be capped.
-    The selection of high-variance positions that comes first in the paper is left out.
+    The paper first selects the share `select` of the elements whose variance between contributions is largest, of
+    those where it is not 0, and zeroes the rest; below 1 this takes whole tensors in memory. Ties go to the lowest
+    index; one contribution alone has no variance, and is taken whole. mergekit elects signs by the plain sum, this
+    one by the weighted sum.
+    Example: deltas [[2, 1], [1, −2]] have equal lengths, and give [1½, −2].
     """
     import torch
 
+    if select < 1 and len(deltas) > 1:
+        variance = deltas.double().var(dim=0, correction=0)
+        deltas = deltas * (largest(variance.unsqueeze(0), int(select * int(variance.count_nonzero())))[0] > 0)
+        gram = deltas.reshape(len(deltas), -1).double().square().sum(dim=1).diag()
     squares = gram.diagonal().clamp_min(0) * weights.double()
     shares = squares / squares.sum().clamp_min(torch.finfo(torch.float64).tiny)
     return mean_of_agreeing(deltas, shares.to(deltas.dtype))

@@ -21,8 +21,8 @@ def as_sum(weights: torch.Tensor) -> torch.Tensor:
     return weights * len(weights)
 
 
-def elect(deltas: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
-    """The sign of Σ wᵢ·δᵢ for every element, +1 where it is 0, shape of one delta.
+def elect(deltas: torch.Tensor, weights: torch.Tensor, votes: str = "total") -> torch.Tensor:
+    """The sign of Σ wᵢ·δᵢ for every element, +1 where it is 0, shape of one delta; with "frequency" of Σ wᵢ·sign(δᵢ).
 
     Summed in float64, where products of float32 are exact, so that the order does not decide near-ties.
     """
@@ -30,21 +30,49 @@ def elect(deltas: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
 
     total = torch.zeros(deltas.shape[1:], dtype=torch.float64, device=deltas.device)
     for delta, weight in zip(deltas, weights.double(), strict=True):
-        total.add_(delta.double() * weight)
+        total.add_((delta if votes == "total" else delta.sign()).double() * weight)
     return torch.where(total >= 0, 1.0, -1.0).to(deltas.dtype)
 
 
-def mean_of_agreeing(deltas: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
-    """For every element the weighted mean of those that are not 0 and have the elected sign; 0 where there are none."""
+def mean_of_agreeing(
+    deltas: torch.Tensor, weights: torch.Tensor, votes: str = "total", divisor: str = "weights"
+) -> torch.Tensor:  # fmt: skip
+    """For every element the weighted mean of those that are not 0 and have the elected sign; 0 where there are none.
+
+    With the divisor "count" the weighted sum, weights relative to their mean, over the number of those that agree; with
+    "none" that sum itself.
+    """
     import torch
 
-    sign = elect(deltas, weights)
+    sign = elect(deltas, weights, votes)
+    coefficients = weights if divisor == "weights" else as_sum(weights)
     total, shares = torch.zeros_like(sign), torch.zeros_like(sign)
-    for delta, weight in zip(deltas, weights, strict=True):
+    for delta, weight in zip(deltas, coefficients, strict=True):
         agrees = delta * sign > 0
         total.add_(torch.where(agrees, delta * weight, 0.0))
-        shares.add_(agrees * weight)
+        shares.add_(agrees * weight if divisor == "weights" else agrees)
+    if divisor == "none":
+        return total
     return torch.where(shares > 0, total / shares.clamp_min(torch.finfo(shares.dtype).tiny), 0.0)
+
+
+def largest(deltas: torch.Tensor, count: int) -> torch.Tensor:
+    """The `count` largest magnitudes of each delta, zeros elsewhere; ties by lowest index first."""
+    import torch
+
+    flat = deltas.reshape(len(deltas), -1)
+    order = flat.abs().argsort(dim=1, descending=True, stable=True)[:, :count]
+    return torch.zeros_like(flat).scatter(1, order, flat.gather(1, order)).reshape(deltas.shape)
+
+
+def restore_norm(kept: torch.Tensor, deltas: torch.Tensor) -> torch.Tensor:
+    """What was kept of each delta, lengthened until its L1 norm is again that of the whole delta; 0 stays 0."""
+    import torch
+
+    shape = (len(deltas), *[1] * (deltas.dim() - 1))
+    before, after = (t.reshape(len(t), -1).double().abs().sum(dim=1).reshape(shape) for t in (deltas, kept))
+    ratio = torch.where(after > 0, before / after.clamp_min(torch.finfo(after.dtype).tiny), 0.0)
+    return (kept.double() * ratio).to(kept.dtype)
 
 
 def as_rows(deltas: torch.Tensor) -> torch.Tensor:

@@ -17,7 +17,7 @@ def run(
     method = find_method(name).bind(options)
     names = names or [str(i) for i in range(len(deltas))]
     size = deltas[0].numel()
-    inputs: dict[str, torch.Tensor] = {}
+    inputs: dict[str, torch.Tensor | None] = {}
     if "gram" in method.method.inputs:
         flat = deltas.reshape(len(deltas), -1).double()
         inputs["gram"] = flat @ flat.T
@@ -28,4 +28,19 @@ def run(
     if "noise" in method.method.inputs:
         noise = [noise_like(d, 0, seed=0, tensor="t", contribution=c) for d, c in zip(deltas, names, strict=True)]
         inputs["noise"] = torch.stack(noise)
+    if "fisher" in method.method.inputs:
+        inputs["fisher"] = torch.stack([fisher_like(d, c) for d, c in zip(deltas, names, strict=True)])
+    if "activations" in method.method.inputs and deltas.dim() == 3:
+        inputs["activations"] = torch.stack([gram_of_inputs(deltas.shape[2], c) for c in names])
     return method(deltas, weights, **inputs)
+
+
+def fisher_like(delta: torch.Tensor, contribution: str) -> torch.Tensor:
+    """Positive numbers from 1e-8 to 1, the same for the same contribution."""
+    return 10 ** (-8 * noise_like(delta, 0, seed=1, tensor="fisher", contribution=contribution))
+
+
+def gram_of_inputs(columns: int, contribution: str) -> torch.Tensor:
+    """XᵀX/n of n = columns/2 + 1 random inputs: positive semidefinite, and not of full rank."""
+    x = noise_like(torch.zeros(columns // 2 + 1, columns), 0, seed=2, tensor="x", contribution=contribution) - 0.5
+    return x.T @ x / len(x)

@@ -21,8 +21,12 @@ from .method_harness import run
 METHODS = sorted(merge_methods())
 SHAPES = [(), (0,), (1,), (7, 5), (3, 1, 2)]
 # of n copies of one delta these give that delta
-AVERAGES = {"mean", "median", "trimmed_mean", "geometric_median", "model_stock", "karcher", "sce"}
-TOLERANCE = {"geometric_median": 1e-4, "karcher": 1e-4, "tsv_m": 1e-4, "iso_c": 1e-4}  # iterations, decompositions
+AVERAGES = {
+    "mean", "median", "trimmed_mean", "geometric_median", "model_stock", "karcher", "sce", "fisher", "regmean",
+}  # fmt: skip
+ITERATED = ("geometric_median", "karcher", "wudi")
+DECOMPOSED = ("tsv_m", "iso_c", "iso_cts", "subspace_boosting", "knots", "core_space", "regmean")
+TOLERANCE = dict.fromkeys((*ITERATED, *DECOMPOSED), 1e-4)
 every_method = pytest.mark.parametrize("name", METHODS)
 every_shape = pytest.mark.parametrize("shape", SHAPES, ids=str)
 seeds = st.integers(0, 2**31)
