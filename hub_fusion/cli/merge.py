@@ -27,6 +27,7 @@ from hub_fusion.cli.output import (
 )  # fmt: skip
 
 if TYPE_CHECKING:
+    from hub_fusion.merge import MergeMethod
     from hub_fusion.weights.compute import Compute
     from hub_fusion.weights.fuse import FusePlan
 
@@ -147,23 +148,49 @@ def print_plan(plan: FusePlan, as_json: bool) -> None:
 
 
 def methods(name: str = typer.Argument(None, help="Explain this one."), json: bool = Json) -> None:
-    """List merge methods, or explain one."""
+    """List merge methods, or explain one: options, what it needs, what it was judged by."""
     import inspect
 
-    from hub_fusion.merge import find_method, merge_methods
+    from hub_fusion.merge import broken_plugins, find_method, merge_methods
 
     found = [find_method(name)] if name else list(merge_methods().values())
+    docs = [inspect.getdoc(m.formula) or "" for m in found]
     if json:
         return print_json([{"name": m.name, "title": m.title, "source": m.source, "judged": m.judged,
-                            "options": m.options, "doc": inspect.getdoc(m.formula)} for m in found])  # fmt: skip
+                            "options": m.options, "choices": m.choices, "inputs": sorted(m.inputs),
+                            "one_pass": m.one_pass, "whole": m.whole, "signed": m.signed, "aliases": m.aliases,
+                            "plugin": m.plugin, "doc": doc}
+                           for m, doc in zip(found, docs, strict=True)])  # fmt: skip
     if name:
-        method = found[0]
-        options = ", ".join(f"{k}={v}" for k, v in method.options.items()) or "none"
-        print(f"{method.title} ({method.name})\n{method.source}\njudged: {method.judged}\noptions: {options}\n")
-        return print(inspect.getdoc(method.formula))
-    summaries = [(inspect.getdoc(m.formula) or "").splitlines()[0] for m in found]
+        return print(visible("\n".join([*explain(found[0]), "", docs[0]])))
     print_table("merge methods", ["name", "judged", "what it computes", "source"],
-                [[m.name, m.judged, text, m.source] for m, text in zip(found, summaries, strict=True)])  # fmt: skip
+                [[m.name, m.judged, visible((doc.splitlines() or [m.title])[0]), m.source]
+                 for m, doc in zip(found, docs, strict=True)])  # fmt: skip
+    for note in broken_plugins().values():
+        say(note)
+
+
+def explain(method: MergeMethod) -> list[str]:
+    """Facts about a method, a line each."""
+    from hub_fusion.merge.method import STATISTICS
+
+    statistics = method.inputs & STATISTICS
+    options = [f"{k}={v} ({' | '.join(map(str, method.choices[k]))})" if k in method.choices else f"{k}={v}"
+               for k, v in method.options.items()]  # fmt: skip
+    reads = "one pass over the weights" if method.one_pass else "several passes over the weights"
+    memory = "whole tensors in memory" if method.whole else "block by block"
+    if method.whole_for:
+        memory += ", with some options whole tensors in memory"
+    return [
+        f"{method.title} ({', '.join((method.name, *method.aliases))})",
+        method.source,
+        *([f"brought by {method.plugin}"] if method.plugin else []),
+        f"judged: {'as a better base' if method.judged == 'base' else 'on the tasks that were merged'} ({method.judged})",
+        f"options: {', '.join(options) or 'none'}",
+        f"needs: {', '.join(sorted(method.inputs)) or 'nothing besides the weights'}; {reads}, {memory}",
+        *(f"{i}: statistics that contributions bring; without them the weighted mean" for i in sorted(statistics)),
+        *(["negative weights subtract"] if method.signed else []),
+    ]
 
 
 COMMANDS = [fuse, methods]

@@ -22,7 +22,7 @@ def knots(
     """TIES on task matrices written in a common basis of their outputs (Stoica et al. 2024), times `scale`.
 
     U·Σ·[V₁ … Vₙ] is the singular value decomposition of all matrices side by side; the Σ·Vᵢ are merged by `inner` and
-    multiplied by U. Singular values below 10⁻⁶ of the largest are dropped (the authors' code, gstoica27/KnOTS: below
+    multiplied by U; TIES keeps the `density` largest of each. Singular values below 10⁻⁶ of the largest are dropped (the authors' code, gstoica27/KnOTS: below
     10⁻⁵). The authors trim the coordinates of all layers at once and put biases beside their matrices; here every
     tensor is trimmed by itself.
     """
@@ -38,12 +38,12 @@ def core_space(
     deltas: torch.Tensor, weights: torch.Tensor, *, inner: Literal["ties", "mean"] = "ties", density: float = 0.2,
     scale: float = 1.0,
 ) -> torch.Tensor:  # fmt: skip
-    """TIES on task matrices written in common bases of their outputs and inputs (Panariello et al. 2025), scaled.
+    """TIES on task matrices written in common bases of their outputs and inputs (Panariello et al. 2025), × `scale`.
 
     Mᵢ = Uᵀ·δᵢ·V, merged by `inner`, gives U·M·Vᵀ; U and V span all outputs and inputs of the δᵢ, so nothing is lost,
     and adapters of different ranks meet. The authors take the bases from the LoRA factors B and A, here they are
     singular vectors of the dense matrices side by side: the same spaces, turned within themselves, so that TIES gives
-    other numbers. Every tensor is trimmed by itself.
+    other numbers. Every tensor is trimmed by itself, to `density`.
     """
     if deltas.dim() != 3 or not deltas.any():
         return combine(inner, deltas, weights, density) * scale

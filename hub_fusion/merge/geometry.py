@@ -81,7 +81,7 @@ def sce(deltas: torch.Tensor, weights: torch.Tensor, *, gram: torch.Tensor, sele
     import torch
 
     if select < 1 and len(deltas) > 1:
-        variance = deltas.double().var(dim=0, correction=0)
+        variance = (deltas.double() - deltas.double().mean(dim=0)).square().mean(dim=0)
         deltas = deltas * (largest(variance.unsqueeze(0), int(select * int(variance.count_nonzero())))[0] > 0)
         gram = deltas.reshape(len(deltas), -1).double().square().sum(dim=1).diag()
     squares = gram.diagonal().clamp_min(0) * weights.double()

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 @merge_method("PAINT", source="https://arxiv.org/abs/2208.05592", judged="base")
 def paint(deltas: torch.Tensor, weights: torch.Tensor, *, alpha: float = 0.5) -> torch.Tensor:
-    """Interpolation from the base to the mean of the finetunes: α·Σ wᵢ·δᵢ (Ilharco et al. 2022).
+    """Interpolation from the base to the mean of the finetunes: `alpha`·Σ wᵢ·δᵢ (Ilharco et al. 2022).
 
     With one finetune (1 − α)·θ₀ + α·θ₁, as in WiSE-FT too. The authors choose α on held-out data, so that a new task is
     learned and the old ones stay; ½ stands for that choice. In recipes `merge.step` does the same for every method.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -27,7 +27,29 @@ AVERAGES = {
 ITERATED = ("geometric_median", "karcher", "wudi")
 DECOMPOSED = ("tsv_m", "iso_c", "iso_cts", "subspace_boosting", "knots", "core_space", "regmean")
 TOLERANCE = dict.fromkeys((*ITERATED, *DECOMPOSED), 1e-4)
+VARIANTS: list[tuple[str, dict[str, Any]]] = [
+    ("ties", {"within": "model"}),
+    ("ties", {"votes": "frequency", "divisor": "count"}),
+    ("dare_ties", {"rescale": "norm", "divisor": "none", "density": 0.5}),
+    ("dare", {"rescale": "norm", "density": 0.5}),
+    ("della", {"rescale": "norm"}),
+    ("breadcrumbs", {"within": "tensor"}),
+    ("sce", {"select": 0.5}),
+    ("fisher", {"floor": 0.0}),
+    ("regmean", {"alpha": 1.0}),
+    ("wudi", {"others": "base", "iterations": 20}),
+    ("iso_cts", {"common": 0.0}),
+    ("iso_cts", {"common": 0.5}),
+    ("subspace_boosting", {"inner": "ties"}),
+    ("knots", {"inner": "mean"}),
+    ("core_space", {"inner": "mean"}),
+]
 every_method = pytest.mark.parametrize("name", METHODS)
+every_variant = pytest.mark.parametrize(
+    ("name", "options"),
+    [*((name, {}) for name in METHODS), *VARIANTS],
+    ids=lambda value: value if isinstance(value, str) else ",".join(f"{k}={v}" for k, v in value.items()) or "default",
+)
 every_shape = pytest.mark.parametrize("shape", SHAPES, ids=str)
 seeds = st.integers(0, 2**31)
 counts = st.integers(1, 6)
@@ -42,55 +64,79 @@ def case(shape: tuple[int, ...], n: int, seed: int) -> tuple[torch.Tensor, torch
     return deltas, weights / weights.sum()
 
 
-@every_method
+@every_variant
 @every_shape
-def test_zero_deltas_merge_to_zero(name: str, shape: tuple[int, ...]) -> None:
+def test_zero_deltas_merge_to_zero(name: str, options: dict[str, Any], shape: tuple[int, ...]) -> None:
     """Contributions that changed nothing must not move the base."""
-    merged = run(name, torch.zeros(4, *shape), torch.full((4,), 0.25))
+    merged = run(name, torch.zeros(4, *shape), torch.full((4,), 0.25), **options)
     assert merged.shape == shape
     assert not merged.any()
 
 
-@every_method
+@every_variant
 @every_shape
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(n=counts, seed=seeds)
-def test_shape_and_dtype_are_kept_and_finite_stays_finite(name: str, shape: tuple[int, ...], n: int, seed: int) -> None:
+def test_shape_and_dtype_are_kept_and_finite_stays_finite(
+    name: str, options: dict[str, Any], shape: tuple[int, ...], n: int, seed: int
+) -> None:
     """The engine adds the result to the base's rows in place: it must have their shape, and no NaN may be born."""
     deltas, weights = case(shape, n, seed)
-    merged = run(name, deltas, weights)
+    merged = run(name, deltas, weights, **options)
     assert (merged.shape, merged.dtype, merged.device) == (shape, torch.float32, deltas.device)
     assert merged.isfinite().all()
 
 
-@every_method
+@every_variant
 @every_shape
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(n=counts, seed=seeds)
-def test_same_input_gives_same_output_and_is_not_changed(name: str, shape: tuple[int, ...], n: int, seed: int) -> None:
+def test_same_input_gives_same_output_and_is_not_changed(
+    name: str, options: dict[str, Any], shape: tuple[int, ...], n: int, seed: int
+) -> None:
     """No hidden state and no randomness of its own; the inputs still belong to the engine."""
     deltas, weights = case(shape, n, seed)
     before = deltas.clone(), weights.clone()
-    first = run(name, deltas, weights).clone()
-    assert torch.equal(run(name, deltas, weights), first)
+    first = run(name, deltas, weights, **options).clone()
+    assert torch.equal(run(name, deltas, weights, **options), first)
     assert torch.equal(deltas, before[0])
     assert torch.equal(weights, before[1])
 
 
-@every_method
+@every_variant
 @every_shape
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(n=counts, seed=seeds)
-def test_order_of_contributions_does_not_matter(name: str, shape: tuple[int, ...], n: int, seed: int) -> None:
+def test_order_of_contributions_does_not_matter(
+    name: str, options: dict[str, Any], shape: tuple[int, ...], n: int, seed: int
+) -> None:
     """Up to the rounding of a sum; the engine's canonical order makes it exact (tests/weights/test_fuse.py)."""
     deltas, weights = case(shape, n, seed)
     order = torch.randperm(n, generator=torch.Generator().manual_seed(seed))
     names = [str(int(i)) for i in order]
-    merged = run(name, deltas, weights)
+    merged = run(name, deltas, weights, **options)
     size = float(torch.cat([deltas.reshape(-1), merged.reshape(-1)]).abs().max()) if deltas.numel() else 0.0
     torch.testing.assert_close(
-        run(name, deltas[order], weights[order], names), merged, rtol=0, atol=n * TOLERANCE.get(name, 2**-23) * size
+        run(name, deltas[order], weights[order], names, **options),
+        merged,
+        rtol=0,
+        atol=n * TOLERANCE.get(name, 2**-23) * size,
     )
+
+
+@every_variant
+@settings(max_examples=12, deadline=None)
+@given(seed=seeds, shape=st.sampled_from([(2, 3), (1, 4), (4, 1), (3, 2, 2)]))
+def test_many_contributions_of_low_rank_stay_finite(
+    name: str, options: dict[str, Any], seed: int, shape: tuple[int, ...]
+) -> None:
+    """More contributions than rows; of rank 1, 0 where nothing changed, and two the same: no NaN is born from these."""
+    random = torch.Generator().manual_seed(seed)
+    deltas = torch.randn(9, *shape[:1], *[1] * (len(shape) - 1), generator=random) * torch.ones(shape)
+    deltas[3], deltas[5] = 0, deltas[4]
+    merged = run(name, deltas, torch.full((9,), 1 / 9), **options)
+    assert merged.shape == shape
+    assert merged.isfinite().all()
 
 
 @pytest.mark.parametrize("name", sorted(AVERAGES & set(METHODS)))
@@ -133,6 +179,45 @@ def test_every_method_says_what_it_computes_and_where_it_comes_from(name: str) -
     assert re.match(r"https://", method.source)
 
 
+@every_method
+def test_fixed_choices_are_told_in_the_error(name: str) -> None:
+    """A choice that is not there would silently be the other one."""
+    method = find_method(name)
+    for option, values in method.choices.items():
+        assert method.options[option] == values[0], "the default comes first"
+        with pytest.raises(
+            MergeError, match=re.escape(f"option {option!r} of {name!r} is one of {', '.join(values)}, ")
+        ):
+            method.bind({option: "colour"})
+
+
+@every_method
+def test_options_and_inputs_are_explained(name: str) -> None:
+    """What a recipe can set is named in the docstring of the method, or of the one it refers to."""
+    method = find_method(name)
+    text = method.formula.__doc__ or ""
+    text += "".join(f"{find_method(n).formula.__doc__}" for n in METHODS if f"`{n}`" in text)
+    unexplained = [o for o in method.options if o not in text and o != "iterations"]
+    assert not unexplained
+
+
+def test_needs_follow_the_options() -> None:
+    """The engine reads ``method.whole`` of the bound method, and passes over a tensor once where it may."""
+    assert not find_method("dare").bind({}).method.whole
+    assert find_method("dare").bind({"rescale": "norm"}).method.whole
+    assert {n for n in METHODS if not find_method(n).one_pass} == {
+        "geometric_median", "karcher", "model_stock", "sce", "ties",
+    }  # fmt: skip
+    assert {n for n in METHODS if find_method(n).signed} == {"task_arithmetic"}
+
+
+def test_other_names_of_a_method_find_it() -> None:
+    """SLERP is the Karcher mean of two; the list names each method once."""
+    assert find_method("slerp").name == "karcher"
+    assert find_method("dare_linear").name == "dare"
+    assert not {"slerp", "dare_linear", "linear"} & set(METHODS)
+
+
 @pytest.fixture
 def trimmed() -> Iterator[SimpleNamespace]:
     """A method with options of every kind, registered for one test."""
@@ -140,7 +225,7 @@ def trimmed() -> Iterator[SimpleNamespace]:
     @merge_method("Trimmed", source="https://example.org", judged="seen-task")
     def trimmed(
         deltas: torch.Tensor, weights: torch.Tensor, *, density: float = 0.2, rounds: int = 3, signs: bool = True,
-        by: str = "rank",
+        by: str = "rank", order: Literal["up", "down"] = "up",
     ) -> torch.Tensor:  # fmt: skip
         return deltas[0] * density
 
@@ -152,7 +237,7 @@ def trimmed() -> Iterator[SimpleNamespace]:
     ("options", "message"),
     [
         ({"densty": 0.1}, "did you mean 'density'"),
-        ({"zzz": 0.1}, "it has by, density, rounds, signs"),
+        ({"zzz": 0.1}, "it has by, density, order, rounds, signs"),
         ({"density": "0.1"}, "like 0.2, not '0.1'"),
         ({"density": True}, "like 0.2, not True"),
         ({"density": None}, "like 0.2, not None"),
@@ -161,6 +246,9 @@ def trimmed() -> Iterator[SimpleNamespace]:
         ({"signs": 1}, "like True, not 1"),
         ({"by": 7}, "like 'rank', not 7"),
         ({"by": ["rank"]}, "like 'rank', not"),
+        ({"order": "left"}, "one of up, down, not 'left'"),
+        ({"order": 7}, "one of up, down, not 7"),
+        ({"density": 1.5}, "between 0 and 1, not 1.5"),
     ],
 )
 def test_wrong_options_are_refused_before_anything_is_merged(
