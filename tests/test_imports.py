@@ -33,6 +33,8 @@ BELOW = {  # part → what it may import, besides itself
     "publish": {"weights"} | SHARED,
     "contribute": {"contributions", "weights"} | SHARED,
     "generation": {"contributions", "evaluate", "publish", "weights", "merge"} | SHARED,
+    "replan": {"publish", "weights"} | SHARED,
+    "reproduce": {"replan", "publish", "weights"} | SHARED,
     "watch": {"generation", "publish", "weights"} | SHARED,
     "local_hub": set(),
     "__main__": {"cli"},

@@ -165,6 +165,14 @@ class World:
         data = {path: text.encode() if isinstance(text, str) else text for path, text in files.items()}
         return self.client(account).commit(BASE, [CommitOperationAdd(p, d) for p, d in data.items()], message)
 
+    def rewrite(self, tag: str, change: Callable[[dict[str, Any]], Any]) -> None:
+        """Put the tag on another record, as the owner of a hostile base could."""
+        record = json.loads(self.text(f"fusion/{tag}.json", tag))
+        change(record)
+        revision = self.commit({f"fusion/{tag}.json": json.dumps(record)})
+        self.maintainer.api.delete_tag(BASE, tag=tag)
+        self.maintainer.tag(BASE, tag, revision)
+
     def weights_sha256(self) -> str | None:
         """Of ``model.safetensors`` on main."""
         return self.maintainer.files(BASE, "main")["model.safetensors"].sha256

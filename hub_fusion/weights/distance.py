@@ -1,0 +1,47 @@
+"""How far two checkpoints lie from each other, and from where both began; one block of one tensor in memory."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+from hub_fusion.weights.checkpoint import FLOATS, Checkpoint
+
+BLOCK_ELEMENTS = 4_000_000
+
+
+@dataclass(frozen=True)
+class Distance:
+    """Euclidean norms over the tensors that all three have, and the largest difference of any element."""
+
+    apart: float  # ‖a − b‖
+    first: float  # ‖a − origin‖
+    second: float  # ‖b − origin‖
+    cosine: float  # of a − origin and b − origin; 0 where either is 0
+    largest: float  # max |a − b|
+
+
+def distance(a: Path, b: Path, origin: Path) -> Distance:
+    """`a` and `b` seen from `origin`, three folders; heads that one of them lacks and integers do not count.
+
+    Raises WeightsError for folders without a checkpoint.
+    """
+    import torch
+
+    opened = first, second, start = [Checkpoint.open(folder) for folder in (a, b, origin)]
+    names = [n for n in start if n in first and n in second and len({c[n].shape for c in opened}) == 1]
+    apart = one = two = product = largest = 0.0
+    for name in names:
+        if not all(c[name].dtype in FLOATS for c in opened):
+            continue
+        flat = [c.read(name).reshape(-1) for c in opened]
+        for at in range(0, len(flat[0]), BLOCK_ELEMENTS):
+            x, y, o = (t[at : at + BLOCK_ELEMENTS].to(torch.float64) for t in flat)
+            difference = x - y
+            apart += float(difference @ difference)
+            largest = max(largest, float(difference.abs().max()))
+            x, y = x - o, y - o
+            one, two, product = one + float(x @ x), two + float(y @ y), product + float(x @ y)
+    lengths = math.sqrt(one) * math.sqrt(two)
+    return Distance(math.sqrt(apart), math.sqrt(one), math.sqrt(two), product / lengths if lengths else 0.0, largest)
