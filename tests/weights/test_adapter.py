@@ -235,10 +235,13 @@ def config(**changes: Any) -> str:
 @pytest.mark.parametrize(
     ("text", "named"),
     [
-        (config(use_dora=True), "use_dora"),
         (config(use_qalora=True), "use_qalora"),
         (config(layer_replication=[[0, 2]]), "layer_replication"),
-        (config(trainable_token_indices=[1]), "trainable_token_indices"),
+        (config(trainable_token_indices=[1, 1]), "distinct row numbers"),
+        (config(trainable_token_indices=[-1]), "distinct row numbers"),
+        (config(trainable_token_indices=[True]), "distinct row numbers"),
+        (config(trainable_token_indices={"(a+)+": [1]}), "plain name"),
+        (config(trainable_token_indices="all"), "distinct row numbers"),
         (config(target_parameters=["w"]), "target_parameters"),
         (config(kasa_config={"a": 1}), "kasa_config"),
         (config(velora_config={"a": 1}), "velora_config"),
@@ -250,8 +253,9 @@ def config(**changes: Any) -> str:
         (config(init_lora_weights="loftq"), "loftq"),
         (config(init_lora_weights="lora_ga"), "lora_ga"),
         (config(init_lora_weights=["x"]), "init_lora_weights"),
-        (config(peft_type="IA3"), "IA3"),
-        (config(peft_type="PREFIX_TUNING"), "PREFIX_TUNING"),
+        (config(peft_type="PREFIX_TUNING"), "soft prompt"),
+        (config(peft_type="PROMPT_TUNING"), "soft prompt"),
+        (config(peft_type="LOHA"), "LOHA"),
         (config(peft_type=None), "peft_type"),
         (config(lora_alpha=float("nan")), "alpha"),
         (config(lora_alpha="inf"), "alpha"),
@@ -283,29 +287,6 @@ def test_initialisations_that_leave_the_base_alone_are_fine(init: Any) -> None:
     assert LoraConfig.from_json(config(init_lora_weights=init), source="config").alpha == 8
 
 
-def test_dora_ia3_and_convolutions_of_peft_are_refused(tmp_path: Path) -> None:
-    """As PEFT really writes them."""
-    from peft import IA3Config, get_peft_model
-    from peft import LoraConfig as PeftConfig
-
-    base = saved(model("ViTModel"), tmp_path / "base")
-    for name, settings, law in (
-        ("dora", PeftConfig(r=2, target_modules=["q_proj", "query"], use_dora=True), "use_dora"),
-        ("ia3", IA3Config(target_modules=["query", "q_proj"], feedforward_modules=[]), "IA3"),
-        ("conv", PeftConfig(r=2, target_modules=["projection"]), "convolutions cannot be fused"),
-        (
-            "bias",
-            PeftConfig(r=2, target_modules=["query", "q_proj"], lora_bias=True),
-            "of a kind hub_fusion cannot fuse",
-        ),
-    ):
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # PEFT takes the bias of lora_B for a broken factor
-            get_peft_model(started_from("ViTModel", base), settings).save_pretrained(tmp_path / name)
-        with pytest.raises(WeightsError, match=law):
-            change(Source("a", tmp_path / name, base, "adapter"), base)
-
-
 def hostile(tmp_path: Path, tensors: dict[str, torch.Tensor]) -> tuple[Path, Path]:
     """A base, and an adapter with these tensors."""
     base = saved(model("BertModel"), tmp_path / "base")
@@ -327,10 +308,11 @@ QUERY = "base_model.model.encoder.layer.0.attention.self.query"
         ({f"{QUERY}.lora_A.weight": torch.ones(2, 8), f"{QUERY}.lora_B.weight": torch.ones(8, 3)}, "A is"),
         ({f"{QUERY}.lora_A.weight": torch.ones(1025, 8), f"{QUERY}.lora_B.weight": torch.ones(8, 1025)}, "rank 1025"),
         ({f"{QUERY}.lora_A.weight": torch.ones(2, 9), f"{QUERY}.lora_B.weight": torch.ones(8, 2)}, r"gives \[8, 9\]"),
-        ({f"{QUERY}.lora_A.weight": torch.ones(2), f"{QUERY}.lora_B.weight": torch.ones(2)}, "not a linear layer"),
+        ({f"{QUERY}.lora_A.weight": torch.ones(2), f"{QUERY}.lora_B.weight": torch.ones(2)}, "neither a linear layer"),
         ({f"{QUERY}.lora_A.weight": torch.ones(2, 8, dtype=torch.int8),
           f"{QUERY}.lora_B.weight": torch.ones(8, 2, dtype=torch.int8)}, "I8"),
-        ({f"{QUERY}.lora_magnitude_vector.weight": torch.ones(8)}, "of a kind"),
+        ({f"{QUERY}.lora_magnitude_vector.weight": torch.ones(8)}, "it has a magnitude"),
+        ({f"{QUERY}.ia3_l": torch.ones(8, 1)}, "of a kind"),
         ({"base_model.model.nowhere.lora_A.weight": torch.ones(2, 8),
           "base_model.model.nowhere.lora_B.weight": torch.ones(8, 2)}, "1 targets are not tensors of the base"),
     ],

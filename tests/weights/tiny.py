@@ -21,6 +21,10 @@ VIT = {
     "hidden_size": 8, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 12, "image_size": 8,
     "patch_size": 4, "num_channels": 1,
 }  # fmt: skip
+LLAMA = {
+    "vocab_size": 40, "hidden_size": 8, "intermediate_size": 12, "num_hidden_layers": 2, "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+}  # fmt: skip
 GPT2 = {"vocab_size": 40, "n_positions": 16, "n_embd": 8, "n_layer": 2, "n_head": 2}
 
 
@@ -56,7 +60,7 @@ def model(kind: str, seed: int = 0, **config: Any) -> Any:
     """A randomly initialised model of transformers, for example ``model("BertForMaskedLM")``."""
     import transformers
 
-    sizes = {"Bert": BERT, "ViT": VIT, "GPT2": GPT2}
+    sizes = {"Bert": BERT, "ViT": VIT, "GPT2": GPT2, "Llama": LLAMA}
     family = next(name for name in sizes if kind.startswith(name))
     settings = getattr(transformers, f"{family}Config")(**sizes[family] | config)
     torch.manual_seed(seed)
