@@ -185,7 +185,7 @@ def explain(method: MergeMethod) -> list[str]:
         f"{method.title} ({', '.join((method.name, *method.aliases))})",
         method.source,
         *([f"brought by {method.plugin}"] if method.plugin else []),
-        f"judged: {'as a better base' if method.judged == 'base' else 'on the tasks that were merged'} ({method.judged})",
+        f"judged: {method.judged} ({'held-out tasks' if method.judged == 'base' else 'the tasks that were merged'})",
         f"options: {', '.join(options) or 'none'}",
         f"needs: {', '.join(sorted(method.inputs)) or 'nothing besides the weights'}; {reads}, {memory}",
         *(f"{i}: statistics that contributions bring; without them the weighted mean" for i in sorted(statistics)),

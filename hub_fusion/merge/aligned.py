@@ -22,9 +22,9 @@ def knots(
     """TIES on task matrices written in a common basis of their outputs (Stoica et al. 2024), times `scale`.
 
     U·Σ·[V₁ … Vₙ] is the singular value decomposition of all matrices side by side; the Σ·Vᵢ are merged by `inner` and
-    multiplied by U; TIES keeps the `density` largest of each. Singular values below 10⁻⁶ of the largest are dropped (the authors' code, gstoica27/KnOTS: below
-    10⁻⁵). The authors trim the coordinates of all layers at once and put biases beside their matrices; here every
-    tensor is trimmed by itself.
+    multiplied by U; TIES keeps the `density` largest of each. Singular values below 10⁻⁶ of the largest are dropped
+    (the authors' code, gstoica27/KnOTS: below 10⁻⁵). The authors trim the coordinates of all layers at once and put
+    biases beside their matrices; here every tensor is trimmed by itself.
     """
     if deltas.dim() != 3 or not deltas.any():
         return combine(inner, deltas, weights, density) * scale

@@ -19,8 +19,8 @@ def tsv_m(deltas: torch.Tensor, weights: torch.Tensor, *, scale: float = 1.0) ->
     """The strongest singular directions of every task matrix, made orthogonal, summed (Gargiulo et al. 2024).
 
     Of each of n matrices the ⌊min(rows, columns)/n⌋ largest singular triples stay; left and right vectors of all are
-    replaced by the nearest orthonormal sets; the result is multiplied by `scale` (the authors search up to 3). With more
-    contributions than min(rows, columns), the largest triples stay.
+    replaced by the nearest orthonormal sets; the result is multiplied by `scale` (the authors search up to 3).
+    With more contributions than min(rows, columns), the largest triples stay.
     """
     import torch
 

@@ -28,9 +28,9 @@ def ties(
     Trim: of each task vector the `density` largest magnitudes stay. Elect: the sign of the weighted sum of what is
     left, + where that is 0. Merge: the weighted mean of those with the elected sign; times `scale` (λ).
     Implementations differ, hence the options. `within`: the authors trim the whole model at once ("model"), mergekit
-    and PEFT every tensor by itself. `votes`: PEFT can count signs ("frequency"). `divisor`: "weights" of those that
-    agree, as mergekit normalises; PEFT divides by their "count"; "none" gives the sum, mergekit without normalising.
-    Ties at the threshold go to the lowest index, where the authors keep them all.
+    and PEFT every tensor by itself. `votes`: PEFT can count signs ("frequency"), and leaves weights out of the vote.
+    `divisor`: "weights" of those that agree, as mergekit normalises; PEFT divides by their "count"; "none" gives the
+    sum, mergekit without normalising. Ties at the threshold go to the lowest index, where the authors keep them all.
     Example: trimmed deltas [[3, −1], [1, 0], [−2, −3]] with equal weights give [2, −2]; with divisor none [4, −4].
     """
     return mean_of_agreeing(deltas * keep, weights, votes, divisor) * scale

@@ -34,6 +34,29 @@ def random_deltas(seed: int, n: int = 4, shape: tuple[int, ...] = (6, 5)) -> tup
         ("sce", [[2, 1], [1, -2]], {}, [1.5, -2]),  # equal lengths; of the second element only −2 has the sum's sign
         ("consensus", [[1, 1], [1, 0]], {"scale": 1.0}, [2, 0]),  # the second element matters to one only
         ("iso_c", [[[3, 0], [0, 1]]], {}, [[2, 0], [0, 2]]),  # singular values 3 and 1 become 2 and 2
+        ("iso_cts", [[[3, 0], [0, 1]]], {"common": 0.5}, [[2, 0], [0, 2]]),  # of one matrix the rest is its own
+        ("paint", [[2, 0], [4, 2]], {"alpha": 0.5}, [1.5, 0.5]),
+        ("ties", [[3, -1], [1, 0], [-2, -3]], {"density": 1.0, "divisor": "none"}, [4, -4]),
+        ("ties", [[5, 1], [-1, 1], [-1, 1]], {"density": 1.0, "votes": "frequency"}, [-1, 1]),  # two of three are minus
+        ("ties", [[5, 1], [-1, 1], [-1, 1]], {"density": 1.0}, [5, 1]),
+        ("breadcrumbs", [[[9, 3, -2, 1]]], {"gamma": 0.25, "density": 2 / 3, "scale": 1.0}, [[0, 3, -2, 0]]),
+        ("breadcrumbs", [[[9, 8], [2, 1]]], {"gamma": 0.5, "density": 1.0, "scale": 1.0}, [[0, 8], [0, 1]]),
+        (
+            "breadcrumbs",
+            [[[9, 8], [2, 1]]],
+            {"gamma": 0.5, "density": 1.0, "scale": 1.0, "within": "tensor"},
+            [[0, 0], [2, 1]],
+        ),
+        ("breadcrumbs_ties", [[[9, 3, -2, 1]]], {"gamma": 0.25, "density": 1 / 3}, [[0, 3, 0, 0]]),
+        ("sce", [[4, 1, 1], [0, 1, 2]], {"select": 0.5}, [4, 0, 0]),  # of two with variance the first has more
+        (
+            "subspace_boosting",
+            [[[4, 0, 0, 0], [0, 3, 0, 0], [0, 0, 2, 0], [0, 0, 0, 1]]],
+            {"beta": 0.5},
+            [[4, 0, 0, 0], [0, 3, 0, 0], [0, 0, 3, 0], [0, 0, 0, 3]],
+        ),
+        ("knots", [[[3, 0], [0, 1]]], {"density": 0.25}, [[3, 0], [0, 0]]),  # in its own basis a matrix is diagonal
+        ("core_space", [[[0, 3], [1, 0]]], {"density": 0.25}, [[0, 3], [0, 0]]),
     ],
 )
 def test_worked_examples(name: str, rows: Any, options: dict[str, Any], expected: list[float]) -> None:
@@ -41,6 +64,23 @@ def test_worked_examples(name: str, rows: Any, options: dict[str, Any], expected
     deltas = torch.tensor(rows, dtype=torch.float32)
     weights = torch.full((len(rows),), 1 / len(rows))
     torch.testing.assert_close(run(name, deltas, weights, **options), torch.tensor(expected, dtype=torch.float32))
+
+
+def test_analogy_subtracts_what_has_a_negative_weight() -> None:
+    """A + B − C of Ilharco et al. 2022, section 5; the engine divides the weights by the sum of their magnitudes."""
+    a, b, c = [1.0, 0.0], [0.0, 5.0], [0.5, 2.0]
+    merged = run("task_arithmetic", torch.tensor([a, b, c]), torch.tensor([1.0, 1.0, -1.0]) / 3)
+    torch.testing.assert_close(merged, torch.tensor([0.5, 3.0]))
+
+
+def test_rescaling_by_the_norm_keeps_the_l1_norm_of_each_task_vector() -> None:
+    """mergekit's rescaling; what it cannot rescale, a delta of which nothing stays, is 0."""
+    deltas = torch.randn(1, 20, 30, generator=torch.Generator().manual_seed(0))
+    for method in ("dare", "della_linear"):
+        merged = run(method, deltas, torch.ones(1), rescale="norm", density=0.3, scale=1.0)
+        assert 0 < merged.count_nonzero() < 400
+        torch.testing.assert_close(merged.abs().sum(), deltas.abs().sum(), rtol=1e-5, atol=0)
+    assert not run("dare", deltas, torch.ones(1), rescale="norm", density=0.0).any()
 
 
 @settings(max_examples=25, deadline=None)
