@@ -35,6 +35,7 @@ BELOW = {  # part → what it may import, besides itself
     "generation": {"contributions", "evaluate", "publish", "weights", "merge"} | SHARED,
     "replan": {"publish", "weights"} | SHARED,
     "reproduce": {"replan", "publish", "weights"} | SHARED,
+    "replay": {"replan", "evaluate", "publish", "weights", "merge"} | SHARED,
     "watch": {"generation", "publish", "weights"} | SHARED,
     "local_hub": set(),
     "__main__": {"cli"},

@@ -36,3 +36,15 @@ def test_another_result_is_exit_code_1_with_the_likely_reasons(call: Call, ready
     assert "torch 1.0\\x1b[ (here" in done.err and "weights differ by up to 0" in done.err
     data = call("reproduce", f"{BASE}@gen-1", "--json", world=ready)
     assert data.code == 1 and data.json["equal"] is False and data.json["apart"] == 0
+
+
+def test_replay_prints_a_row_for_every_generation(call: Call, ready: World) -> None:
+    ready.run()
+    (row,) = call("replay", BASE, "--out", "here", "--json", world=ready).json
+    assert (row["generation"], row["equal"], row["from_published"], row["folder"]) == (1, True, 0, "here/gen-1")
+    table = call("replay", BASE, "--method", "ties", "--set", "density=0.2", "--out", "there", world=ready)
+    assert table.code == 0 and "replayed by ties into there" in table.out and "gen-1" in table.out
+    assert "equal" not in table.out and table.err.splitlines()[-1].startswith("fusing gen-1: 5 contributions by ties")
+    assert call("replay", BASE, "--set", "density=0.2", world=ready).code == 2
+    wrong = call("replay", BASE, "--method", "ties", "--set", "densty=0.2", world=ready)
+    assert wrong.code == 1 and "did you mean 'density'" in wrong.err
