@@ -18,13 +18,14 @@ if TYPE_CHECKING:
     from hub_fusion.merge.method import MergeMethod
 
 GROUP = "hub_fusion.merge_methods"
-_tried: dict[str, str] = {}  # entry point → what is wrong with it, or nothing
+_tried: dict[tuple[str, str], str] = {}  # distribution, entry point → what is wrong with it, or nothing
 
 
 def load(methods: dict[str, MergeMethod]) -> dict[str, str]:
     """Load every entry point of the group, each once, by distribution and name; entry point → what is wrong with it."""
     for point in sorted(entry_points(group=GROUP), key=lambda p: (_distribution(p), p.name)):
-        if point.name in _tried:
+        brought_by = _distribution(point)
+        if (brought_by, point.name) in _tried:
             continue
         before, wrong = set(methods), ""
         try:
@@ -34,11 +35,12 @@ def load(methods: dict[str, MergeMethod]) -> dict[str, str]:
         package = point.module.partition(".")[0]
         mine = [n for n, m in methods.items() if n not in before or m.formula.__module__.partition(".")[0] == package]
         for name in mine:
-            methods[name] = replace(methods[name], plugin=_distribution(point))
+            methods[name] = replace(methods[name], plugin=brought_by)
         if not mine and not wrong:
             wrong = "it registers no method; decorate a function with @merge_method"
-        _tried[point.name] = wrong and f"the plug-in {_distribution(point)} cannot bring {point.name!r}: {wrong}"
-    return {name: wrong for name, wrong in _tried.items() if wrong}
+        note = f"the plug-in {brought_by} cannot bring {point.name!r}: {wrong}"
+        _tried[brought_by, point.name] = note if wrong else ""
+    return {name: note for (_, name), note in _tried.items() if note}
 
 
 def _distribution(point: EntryPoint) -> str:
