@@ -8,6 +8,7 @@ __version__ = "0.1.0"
 _PUBLIC = {
     "ContributeCallback": "hub_fusion.contribute.callback",
     "check_contribution": "hub_fusion.contribute.check",
+    "fuse_adapters": "hub_fusion.weights.adapter_fuse",
     "fuse_models": "hub_fusion.weights.local",
     "publish_contribution": "hub_fusion.contribute.upload",
     "read_lineage": "hub_fusion.publish.lineage",

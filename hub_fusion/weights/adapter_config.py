@@ -26,6 +26,9 @@ INITIALISATIONS = (True, False, None, "gaussian", "eva", "orthogonal")  # those 
 LANGUAGE_MODELS = ("CAUSAL_LM", "SEQ_2_SEQ_LM")
 NAME = re.compile(r"[\w.]{1,200}", re.ASCII)
 MAX_TOKENS = 1_000_000
+MAX_BYTES = 1_000_000  # of a configuration
+CONFIG = "adapter_config.json"
+WEIGHTS = "adapter_model.safetensors"
 FIX = "merge it and publish the model"
 
 
@@ -96,19 +99,23 @@ def parse_config(text: str, *, source: str) -> dict[str, Any]:
     return data
 
 
-def read_config_text(folder: Path) -> tuple[str, str]:
-    """The text of an adapter folder's configuration, and what to call it. Raises WeightsError."""
-    path = folder / "adapter_config.json"
-    try:
-        return path.read_text(encoding="utf-8"), str(path)
-    except (OSError, UnicodeDecodeError) as error:
-        raise WeightsError(f"cannot read {path}: {error}") from None
+def read_config(folder: Path) -> dict[str, Any]:
+    """The mapping in an adapter folder's configuration, as it stands there. Raises WeightsError."""
+    return parse_config(_read_text(folder / CONFIG), source=str(folder / CONFIG))
 
 
 def read_lora_config(folder: Path) -> AdapterConfig:
     """The configuration of an adapter folder. Raises WeightsError."""
-    text, source = read_config_text(folder)
-    return AdapterConfig.from_json(text, source=source)
+    return AdapterConfig.from_json(_read_text(folder / CONFIG), source=str(folder / CONFIG))
+
+
+def _read_text(path: Path) -> str:
+    try:
+        if path.stat().st_size > MAX_BYTES:
+            raise WeightsError(f"{path} has more than {MAX_BYTES} bytes: it is no configuration of PEFT's")
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise WeightsError(f"cannot read {path}: {error}") from None
 
 
 def first_match(patterns: Mapping[str, Any], module: str) -> str | None:

@@ -55,12 +55,12 @@ def modules_of(tensors: Mapping[str, TensorSpec], kind: str) -> dict[str, Module
 
 def settle_ties(config: AdapterConfig, modules: Mapping[str, Module], base: Mapping[str, TensorSpec]) -> None:
     """Leave out copies of an output layer that the base does not store; raise WeightsError if it has really changed."""
-    if any(_ends(name.removesuffix(".weight"), OUTPUTS) for name in base):
+    if any(ends_with(name.removesuffix(".weight"), OUTPUTS) for name in base):
         return
     embeddings = [m for m in modules.values() if any(f.startswith("lora_embedding_") for f in m.factors)]
-    embedded = [name for name in modules if _ends(name, EMBEDDINGS)]
+    embedded = [name for name in modules if ends_with(name, EMBEDDINGS)]
     tied = config.tied and any(name.endswith("embed_tokens") for name in embedded)  # what PEFT ties by
-    for name in [name for name in modules if _ends(name, OUTPUTS)]:
+    for name in [name for name in modules if ends_with(name, OUTPUTS)]:
         copied = not modules[name].factors and not first_match(dict.fromkeys(config.saved), name)
         if copied or (tied and (embeddings or not modules[name].factors)):
             modules[name].factors.clear()
@@ -78,5 +78,5 @@ def settle_ties(config: AdapterConfig, modules: Mapping[str, Module], base: Mapp
                                "not store, was not tied to: train with ensure_weight_tying=True")  # fmt: skip
 
 
-def _ends(name: str, ends: Iterable[str]) -> bool:
+def ends_with(name: str, ends: Iterable[str]) -> bool:
     return any(name == end or name.endswith(f".{end}") for end in ends)

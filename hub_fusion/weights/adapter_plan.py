@@ -100,7 +100,7 @@ def _changes(
     if (magnitude is None) == (config.dora and bool(pairs)):
         raise WeightsError(f"{where}: use_dora is {config.dora}, but it has {'a' if magnitude else 'no'} magnitude")
     for kind, flip in pairs:
-        rank = _check_factors(where, factors.get(f"{kind}A"), factors.get(f"{kind}B"), kind, tensors)
+        rank = check_factors(where, factors.get(f"{kind}A"), factors.get(f"{kind}B"), kind, tensors)
         scaling = config.scaling(module, rank)
         yield "weight", Target(module, factors[f"{kind}A"], factors[f"{kind}B"], scaling, flip,
                                leaves.pop("weight", None), magnitude=magnitude)  # fmt: skip
@@ -115,7 +115,7 @@ def _changes(
         yield leaf, Target(module, saved=name)
 
 
-def _check_factors(where: str, a: str | None, b: str | None, kind: str, tensors: Mapping[str, TensorSpec]) -> int:
+def check_factors(where: str, a: str | None, b: str | None, kind: str, tensors: Mapping[str, TensorSpec]) -> int:
     """The rank of a pair of factors. Raises WeightsError if they are no pair."""
     if a is None or b is None:
         raise WeightsError(f"{where} has only one of {kind}A and {kind}B")

@@ -54,7 +54,7 @@ def plan_local(
         raise MergeError(f"there is no output dtype {dtype!r}; there are {', '.join(DTYPES)}")
     base_folder = checkpoint_folder(str(base), hub)
     folders = [checkpoint_folder(str(c), hub) for c in contributions]
-    keys = _keys(contributions, folders)
+    keys = contribution_keys(contributions, folders)
     sources = tuple(
         Source(key, folder, base_folder,
                "adapter" if (folder / "adapter_model.safetensors").is_file() else "finetune", weight)
@@ -82,7 +82,7 @@ def checkpoint_folder(target: str, hub: Hub | None = None) -> Path:
     return fetch_checkpoint(hub, repo, hub.resolve(repo, revision or "main"))
 
 
-def _keys(contributions: Sequence[str | Path], folders: Sequence[Path]) -> list[str]:
+def contribution_keys(contributions: Sequence[str | Path], folders: Sequence[Path]) -> list[str]:
     """Names for canonical order and for randomness: ``repo@sha``, or as much of a folder's path as tells it apart.
 
     They do not depend on where the folders are, so the result does not either.

@@ -1,0 +1,152 @@
+"""The adapter that comes of a fuse: shapes and configuration from headers, tensors one module at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from math import prod
+from typing import Any, Literal
+
+from hub_fusion.errors import MergeError, WeightsError
+from hub_fusion.weights.adapter_factors import Fused, Pair, average, cat, read_array, relative, svd
+from hub_fusion.weights.adapter_members import Member
+from hub_fusion.weights.adapter_modules import PREFIX
+from hub_fusion.weights.adapter_plan import MAX_RANK
+from hub_fusion.weights.adapter_write import CONFIG, Shapes, lora_config
+from hub_fusion.weights.names import MismatchError
+
+AdapterMethod = Literal["cat", "average", "svd"]
+
+
+class FusedLora:
+    """A LoRA. `tensors` gives what `shapes` promises, in its order; `cost` is known when they have been made."""
+
+    def __init__(self, members: list[Member], method: AdapterMethod, rank: int | None) -> None:
+        self.members, self.method = members, method
+        names = sorted({name for m in members for name in m.modules})
+        self.modules = {name: [(m, pair) for m in members if (pair := m.pair(name))] for name in names}
+        self.rank = rank or max(pair[2] for pairs in self.modules.values() for _, pair in pairs)
+        self.lost: dict[str, tuple[float, float]] = {}
+        self.shapes: dict[str, tuple[int, ...]] = {}
+        self.patterns: dict[str, Shapes] = {}
+        for name, pairs in self.modules.items():
+            rows, columns, rank = self._check(name, pairs)
+            scaling = pairs[0][0].config.scaling(name, rank) if method == "average" else 1.0
+            self.patterns[name] = Shapes(rank, scaling * rank)
+            a, b = _factor_names(name, pairs[0][1][0])
+            self.shapes |= {a: (rank, *columns), b: (rows, rank, *[1] * (len(columns) - 1))}
+        self.turned = any(m.config.fan_in_fan_out for m in members)
+
+    def _check(self, name: str, pairs: list[tuple[Member, tuple[str, str, int]]]) -> tuple[int, tuple[int, ...], int]:
+        """Rows, columns and rank of the result. Raises WeightsError where the adapters do not fit together."""
+        first, (a, b, rank) = pairs[0]
+        rows, columns = first.files[b].shape[0], first.files[a].shape[1:]
+        for member, (other_a, other_b, _) in pairs[1:]:
+            theirs = (member.files[other_b].shape[0], member.files[other_a].shape[1:])
+            if theirs != (rows, columns) or other_a.endswith("embedding_A") != a.endswith("embedding_A"):
+                raise MismatchError("shape_mismatch", f"{name}: {member.key} changes {theirs}, {first.key} changes "
+                                    f"{(rows, columns)}: they are adapters of different bases")  # fmt: skip
+        if self.method == "svd":
+            return rows, columns, min(self.rank, rows, prod(columns), sum(pair[2] for _, pair in pairs))
+        if self.method == "cat":
+            rank, most = sum(pair[2] for _, pair in pairs), max(4 * min(rows, prod(columns)), MAX_RANK)
+            if rank > most:
+                raise MergeError(f"{name}: cat would make rank {rank}, more than the {most} that an adapter may have: "
+                                 "use svd")  # fmt: skip
+            return rows, columns, rank
+        scalings = {(pair[2], m.config.scaling(name, pair[2])) for m, pair in pairs}
+        if len(pairs) < len(self.members) or len(scalings) > 1:
+            raise MergeError(
+                f"{name}: average needs the same modules, ranks and scalings in all adapters; {len(pairs)} of "
+                f"{len(self.members)} have it, with {sorted(scalings)[:3]}: use cat or svd"
+            )
+        return rows, columns, rank
+
+    def tensors(self) -> Iterator[tuple[str, Any]]:
+        """A and B of every module; each factor is read once."""
+        for name, members in self.modules.items():
+            pairs = []
+            for member, (a, b, rank) in members:
+                first, second = read_array(member.files, a), read_array(member.files, b)
+                pairs.append(Pair(first.reshape(rank, -1), second.reshape(-1, rank), member.config.scaling(name, rank),
+                                  member.coefficient))  # fmt: skip
+            fused = self._fuse(pairs, self.patterns[name].rank)
+            self.lost[name] = (fused.lost, fused.whole)
+            a, b = _factor_names(name, members[0][1][0])
+            yield a, fused.a.reshape(self.shapes[a])
+            yield b, fused.b.reshape(self.shapes[b])
+
+    def _fuse(self, pairs: list[Pair], rank: int) -> Fused:
+        if self.method == "svd":
+            return svd(pairs, rank)
+        return cat(pairs) if self.method == "cat" else average(pairs)
+
+    def config(self, common: Mapping[str, Any]) -> dict[str, Any]:
+        """PEFT's configuration."""
+        return lora_config(self.patterns, {"fan_in_fan_out": self.turned, **common})
+
+    def cost(self) -> tuple[float, tuple[str, float] | None, int]:
+        """The relative error, the module with the largest, and the largest rank."""
+        lost, whole = (sum(values) for values in zip(*self.lost.values(), strict=True))
+        name = max(self.lost, key=lambda n: (relative(*self.lost[n]), n))
+        worst = relative(*self.lost[name])
+        return relative(lost, whole), (name, worst) if worst else None, max(p.rank for p in self.patterns.values())
+
+
+class FusedIa3:
+    """An (IA)³, with what FusedLora has."""
+
+    def __init__(self, members: list[Member]) -> None:
+        self.members = members
+        self.modules = sorted({name for m in members for name in m.modules})
+        self.shapes: dict[str, tuple[int, ...]] = {}
+        self.feedforward: list[str] = []
+        for name in self.modules:
+            having = [m for m in members if name in m.modules]
+            shapes = {m.files[m.modules[name].factors["ia3_l"]].shape for m in having}
+            inputs = {_scales_inputs(m, name) for m in having}
+            if len(shapes) > 1 or len(inputs) > 1:
+                raise MismatchError(
+                    "shape_mismatch",
+                    f"{name}: (IA)³ scales {sorted(shapes)} in different adapters, or inputs here and outputs there",
+                )
+            self.shapes[f"{PREFIX}{name}.ia3_l"] = shapes.pop()
+            self.feedforward += [name] * inputs.pop()
+
+    def tensors(self) -> Iterator[tuple[str, Any]]:
+        """1 + Σ cᵢ·(lᵢ − 1)."""
+        import numpy as np
+
+        for name in self.modules:
+            total: Any = 1.0
+            for member in self.members:
+                if name in member.modules:
+                    vector = read_array(member.files, member.modules[name].factors["ia3_l"]).astype(np.float64)
+                    total = total + member.coefficient * (vector - 1)
+            yield f"{PREFIX}{name}.ia3_l", total
+
+    def config(self, common: Mapping[str, Any]) -> dict[str, Any]:
+        """PEFT's configuration."""
+        turned = any(m.config.fan_in_fan_out for m in self.members)
+        return {"peft_type": "IA3", "target_modules": self.modules, "feedforward_modules": self.feedforward,
+                "fan_in_fan_out": turned, "init_ia3_weights": True, **common}  # fmt: skip
+
+    def cost(self) -> tuple[float, None, None]:
+        """The mean is exact."""
+        return 0.0, None, None
+
+
+def _scales_inputs(member: Member, name: str) -> bool:
+    """Whether the module is one of feedforward_modules: by the vector's shape, or for convolutions by the list."""
+    shape = member.files[member.modules[name].factors["ia3_l"]].shape
+    if len(shape) == 2 and prod(shape) > 1:
+        return shape[0] == 1
+    if member.config.feedforward is None:
+        raise WeightsError(f"{member.key}: whether (IA)³ scales inputs or outputs of {name[:200]} is unknown, as its "
+                           f"feedforward_modules is no list: save {CONFIG} with one")  # fmt: skip
+    return any(name.endswith(end) for end in member.config.feedforward)
+
+
+def _factor_names(module: str, like: str) -> tuple[str, str]:
+    if like.endswith("lora_embedding_A"):
+        return f"{PREFIX}{module}.lora_embedding_A", f"{PREFIX}{module}.lora_embedding_B"
+    return f"{PREFIX}{module}.lora_A.weight", f"{PREFIX}{module}.lora_B.weight"
