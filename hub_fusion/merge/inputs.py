@@ -77,6 +77,12 @@ def find_cut(blocks: Blocks, rank: int, size: int) -> Cut:
     raise AssertionError("the histogram counted elements that are not there")
 
 
+def noise_keys(seed: int, tensor: str, contribution: str) -> tuple[int, int]:
+    """The two 32-bit keys of a contribution's noise on one tensor: the first bytes of a sha256 over the three."""
+    digest = hashlib.sha256(f"{seed}\n{tensor}\n{contribution}".encode()).digest()
+    return int.from_bytes(digest[:4], "little"), int.from_bytes(digest[4:8], "little")
+
+
 def noise_like(delta: torch.Tensor, start: int, *, seed: int, tensor: str, contribution: str) -> torch.Tensor:
     """Uniform numbers in [0, 1), float32, for the elements of a block; `start` is the flat index of its first element.
 
@@ -85,8 +91,7 @@ def noise_like(delta: torch.Tensor, start: int, *, seed: int, tensor: str, contr
     """
     import torch
 
-    digest = hashlib.sha256(f"{seed}\n{tensor}\n{contribution}".encode()).digest()
-    first, second = (int.from_bytes(digest[i : i + 4], "little") for i in (0, 4))
+    first, second = noise_keys(seed, tensor, contribution)
     index = torch.arange(start, start + delta.numel(), dtype=torch.int64, device=delta.device)
     mixed = _mix((index & 0xFFFFFFFF) ^ first)
     mixed = _mix((mixed + (index >> 32) * 0x9E3779B1 + second) & 0xFFFFFFFF)

@@ -17,8 +17,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hub_fusion.errors import HeaderError, WeightsError
+from hub_fusion.weights.store import LocalFiles
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
 
 ITEM_BYTES = {
@@ -146,7 +148,8 @@ class Checkpoint(Mapping[str, TensorSpec]):
     """The tensors of a local folder (or of one file), by on-disk name; read in place, never copied to memory whole."""
 
     def __init__(self, folder: Path, files: list[str]) -> None:
-        self.folder, self.files = folder, files
+        self.folder, self.files, self.store = folder, files, LocalFiles(folder)
+        self.bytes_read = 0
         self.tensors: dict[str, TensorSpec] = {}
         self.metadata: dict[str, dict[str, str]] = {}
         self._maps: dict[str, mmap.mmap] = {}
@@ -184,6 +187,24 @@ class Checkpoint(Mapping[str, TensorSpec]):
 
     def __len__(self) -> int:
         return len(self.tensors)
+
+    def raw(self, name: str, first: int, last: int, out: np.ndarray | None = None) -> np.ndarray:
+        """Elements [first, last) of the flat tensor as they are stored (see codec.STORED), read into `out` if given.
+
+        Raises WeightsError for a file that no longer holds them.
+        """
+        import numpy as np
+
+        from hub_fusion.weights.codec import STORED
+
+        spec = self.tensors[name]
+        item = ITEM_BYTES[spec.dtype]
+        if out is None:
+            out = np.empty(last - first, STORED[spec.dtype])
+        if last > first:
+            self.store.read_into(spec.file, spec.start + first * item, memoryview(out.data).cast("B"))
+            self.bytes_read += (last - first) * item
+        return out
 
     def read(self, name: str) -> torch.Tensor:
         """The tensor in its stored dtype, a view of the mapped file (changing it changes only the copy in memory)."""

@@ -7,12 +7,23 @@ Not covered: splitting one model over devices (fusing never needs it).
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import suppress
+import importlib
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from datetime import timedelta
-from typing import Any, TypeVar
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from hub_fusion.errors import HubFusionError
+
+if TYPE_CHECKING:
+    from accelerate import PartialState
+
+    from hub_fusion.merge import BoundMethod
+    from hub_fusion.weights.arithmetic import Arithmetic
+    from hub_fusion.weights.plan import FusePlan
 
 T = TypeVar("T")
 
@@ -21,6 +32,15 @@ class Compute:
     """This process's place among its peers. Without ``accelerate launch`` there is one process."""
 
     def __init__(self) -> None:
+        self.state: PartialState | None = None
+        self.device, self.processes, self.rank = "cpu", 1, 0
+        self.broken = False  # this process left its peers in the middle of their work
+        if int(os.environ.get("WORLD_SIZE", "1")) > 1 or _may_have_gpu():
+            self._ask_accelerate()
+        here = int(os.environ.get("LOCAL_WORLD_SIZE", self.processes))
+        self.threads = max(len(os.sched_getaffinity(0)) // max(here, 1), 1)
+
+    def _ask_accelerate(self) -> None:
         import torch
         from accelerate import PartialState
         from accelerate.utils import parse_flag_from_env
@@ -33,22 +53,46 @@ class Compute:
         self.device = "cpu" if cpu else str(self.state.device)
         self.processes = int(self.state.num_processes)
         self.rank = int(self.state.process_index)
-        self.broken = False  # this process left its peers in the middle of their work
 
     @property
     def is_main(self) -> bool:
         """Whether this is the process that talks to people and to the Hub."""
-        return bool(self.state.is_main_process)
+        return self.rank == 0
 
     def barrier(self) -> None:
         """Wait until every process is here."""
-        self.state.wait_for_everyone()
+        if self.state:
+            self.state.wait_for_everyone()
+
+    def arithmetic(self, formula: BoundMethod, plan: FusePlan) -> Arithmetic:
+        """How a plan's blocks are computed on this process's device."""
+        from hub_fusion.weights.arithmetic import Arithmetic
+
+        return Arithmetic(formula, plan.step, plan.seed)
+
+    @contextmanager
+    def one_thread_each(self, torch_too: bool = False) -> Iterator[None]:
+        """Linear algebra on one thread in each of ours: faster than threads in threads, and the same bytes."""
+        from threadpoolctl import threadpool_limits
+
+        torch = importlib.import_module("torch") if torch_too else sys.modules.get("torch")
+        before = torch.get_num_threads() if torch else 0
+        if torch:
+            torch.set_num_threads(1)
+        try:
+            with threadpool_limits(1, user_api="blas"):
+                yield
+        finally:
+            if torch:
+                torch.set_num_threads(before)
 
     def gather(self, value: T) -> list[T]:
         """Everybody's value, in order of rank, in every process."""
+        if self.processes == 1:
+            return [value]
         from accelerate.utils import gather_object
 
-        return list(gather_object([value])) if self.processes > 1 else [value]
+        return list(gather_object([value]))
 
     def together(self, work: Callable[..., T], *arguments: Any, **here: Any) -> T:
         """Main process: run ``work(*arguments, compute)`` in all processes; gives this one's result.
@@ -74,11 +118,12 @@ class Compute:
             work, arguments = job
             with suppress(HubFusionError):
                 work(*arguments, self)
-        self.state.destroy_process_group()
+        if self.state:
+            self.state.destroy_process_group()
 
     def close(self) -> None:
         """Let the other processes go; after a fault of this one alone they wait in vain, and the launcher ends them."""
-        if self.processes > 1 and not self.broken:
+        if self.state and self.processes > 1 and not self.broken:
             self._hand_out(None)
             self.state.destroy_process_group()
 
@@ -88,3 +133,8 @@ class Compute:
         from accelerate.utils import broadcast_object_list
 
         return broadcast_object_list([job])[0]
+
+
+def _may_have_gpu() -> bool:
+    """Whether there is a driver of a device that torch calls cuda (NVIDIA, also under WSL, and AMD)."""
+    return any(Path(place).exists() for place in ("/dev/nvidiactl", "/dev/dxg", "/dev/kfd"))

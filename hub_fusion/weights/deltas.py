@@ -1,23 +1,27 @@
-"""The task vector of one contribution, tensor by tensor and rows at a time, against the generation it started from.
+"""The task vector of one contribution, tensor by tensor and block by block, against the generation it started from.
 
 `Source` is a plain description (it travels between processes); `Deltas` is that source opened. All changes are
-float32; the rows of a tensor are those of its first axis, a tensor without axes counts as one row.
+float32 and flat: elements [first, last) of a tensor as it lies on disk.
 """
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from hub_fusion.errors import WeightsError
-from hub_fusion.weights.adapter import Target, delta_rows, plan_adapter, read_lora_config
+from hub_fusion.weights.adapter import Target, load_change, plan_adapter, read_lora_config
 from hub_fusion.weights.checkpoint import FLOATS, Checkpoint
 from hub_fusion.weights.names import kind_of, match_names, memory_names
 
 if TYPE_CHECKING:
-    import torch
+    from hub_fusion.weights.adapter import Change
+
+Opener = Callable[..., Checkpoint]  # (folder, file name) → checkpoint; the same one for the same folder
 
 
 @dataclass(frozen=True)
@@ -38,9 +42,9 @@ class Deltas:
     Raises WeightsError (MismatchError where names or shapes do not fit the base).
     """
 
-    def __init__(self, source: Source, base: Checkpoint, base_folder: Path) -> None:
+    def __init__(self, source: Source, base: Checkpoint, base_folder: Path, opener: Opener = Checkpoint.open) -> None:
         self.source = source
-        self.origin = Checkpoint.open(source.origin)
+        self.origin = opener(source.origin)
         strange = [n for n in base if n in self.origin and self.origin[n].shape != base[n].shape]
         if strange:
             raise WeightsError(
@@ -51,18 +55,19 @@ class Deltas:
             raise WeightsError(f"{source.key}: its generation lacks tensors of the base ({', '.join(lost[:3])})")
         self.targets: dict[str, Target] = {}
         if source.relation == "adapter":
-            self.files = Checkpoint.open(source.folder, "adapter_model.safetensors")
+            self.files = opener(source.folder, "adapter_model.safetensors")
             memory = partial(base_memory_names, base_folder)
             self.targets = plan_adapter(read_lora_config(source.folder), self.files, base, memory)
-            self.names = {name: target.saved or name for name, target in self.targets.items()}
-            self.used = {n for t in self.targets.values() for n in (t.a, t.b, t.saved) if n}
+            self.names: Mapping[str, str | None] = {name: target.saved for name, target in self.targets.items()}
+            self.used = {n for t in self.targets.values() for n in t.reads}
         else:
-            self.files = Checkpoint.open(source.folder)
+            self.files = opener(source.folder)
             self.names = match_names(base, self.files).names
-            self.used = set(self.names.values())
-        self.new_tensors = {
-            n for n in self.names if n not in self.origin
-        }  # a head its generation was published without
+            self.used = {name for name in self.names.values() if name}
+        # a head its generation was published without
+        self.new_tensors = {n for n in self.names if n not in self.origin}
+        self._changes: dict[str, Change] = {}
+        self._lock = threading.Lock()
 
     def takes_part(self, name: str) -> bool:
         """Whether this contribution has a say on a tensor: on every body tensor, and on the shared heads it has.
@@ -71,42 +76,40 @@ class Deltas:
         """
         return kind_of(name) == "body" or (name in self.names and name not in self.new_tensors)
 
-    def rows(self, name: str, start: int, stop: int, device: str = "cpu") -> torch.Tensor:
-        """Rows [start, stop) of the change of the base's tensor `name`."""
-        import torch
-
+    def change(self, name: str, read: Callable[[str], Any]) -> Change | None:
+        """What an adapter's factors make of a tensor, if they do; they are read once, by whoever comes first."""
         target = self.targets.get(name)
-        if name not in self.names:
-            rows = (stop - start, *self.origin[name].shape[1:]) if self.origin[name].shape else (1,)
-            return torch.zeros(rows, device=device)
-        product = delta_rows(self.files, target, start, stop, device) if target and target.a else None
-        if product is not None and target and not target.saved:
-            return product
-        mine = rows_of(self.files, self.names[name], start, stop, device)
-        change = mine.sub(rows_of(self.origin, name, start, stop, device)).float()
-        return change if product is None else change.add_(product)
+        if target is None or not target.a:
+            return None
+        with self._lock:
+            if name not in self._changes:
+                self._changes[name] = load_change(self.files, target, read)
+            return self._changes[name]
+
+    def forget(self, name: str) -> None:
+        """Give back the memory of `change`."""
+        with self._lock:
+            self._changes.pop(name, None)
 
 
-def rows_of(checkpoint: Checkpoint, name: str, start: int, stop: int, device: str = "cpu") -> torch.Tensor:
-    """Rows [start, stop) of a stored tensor in float32 (float64 if stored so); a copy, never a view of the file."""
-    import torch
-
-    tensor = checkpoint.read(name)
-    part = tensor.reshape(1) if tensor.dim() == 0 else tensor[start:stop]
-    return part.to(device=device, dtype=torch.promote_types(tensor.dtype, torch.float32), copy=True)
-
-
-def row_blocks(shape: tuple[int, ...], budget: int) -> list[tuple[int, int]]:
-    """[start, stop) row ranges of at most `budget` elements each (at least one row); they depend on the shape alone."""
-    if 0 in shape:
+def row_blocks(rows: int, columns: int, budget: int) -> list[tuple[int, int]]:
+    """[start, stop) ranges of rows, of at most `budget` elements each but at least one row; by the shape alone."""
+    if not rows or not columns:
         return []
-    if not shape:
-        return [(0, 1)]
-    row = 1
-    for n in shape[1:]:
-        row *= n
-    step = max(budget // row, 1)
-    return [(start, min(start + step, shape[0])) for start in range(0, shape[0], step)]
+    step = max(budget // columns, 1)
+    return [(start, min(start + step, rows)) for start in range(0, rows, step)]
+
+
+def sharing_opener() -> Opener:
+    """Opens checkpoints, the same one for the same folder: contributions mostly share a generation."""
+    opened: dict[tuple[Any, ...], Checkpoint] = {}
+
+    def opener(*place: Any) -> Checkpoint:
+        if place not in opened:
+            opened[place] = Checkpoint.open(*place)
+        return opened[place]
+
+    return opener
 
 
 @lru_cache(maxsize=4)

@@ -9,19 +9,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
+from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hub_fusion.weights.checkpoint import FLOATS, Checkpoint
-from hub_fusion.weights.deltas import Deltas, Source, row_blocks, rows_of
-from hub_fusion.weights.names import kind_of
+from hub_fusion.weights.checkpoint import FLOATS, Checkpoint, TensorSpec
+from hub_fusion.weights.deltas import Deltas, Source, row_blocks, sharing_opener
+from hub_fusion.weights.names import is_buffer, kind_of
 
 if TYPE_CHECKING:
     import numpy as np
-    import torch
 
     from hub_fusion.weights.compute import Compute
+    from hub_fusion.weights.reading import Reader
 
 BLOCK_ELEMENTS = 4_000_000  # over all contributions: 16 MB in float32, 32 MB in float64
 F16_LARGEST = 65504.0
@@ -62,30 +65,23 @@ class Measures:
 def measure(sources: Sequence[Source], base_folder: Path, compute: Compute) -> Measures:
     """Read what is fused of every source once. Call it in all processes; each reads its share of the tensors."""
     import numpy as np
-    import torch
 
-    base = Checkpoint.open(base_folder)
-    opened = [Deltas(source, base, base_folder) for source in sources]
-    names = [n for n in base if kind_of(n) != "task" and base[n].dtype in FLOATS]
-    body, shared = (torch.zeros(len(sources), len(sources), dtype=torch.float64) for _ in range(2))
+    from hub_fusion.weights.reading import Reader
+
+    opener = sharing_opener()
+    base = opener(base_folder)
+    opened = [Deltas(source, base, base_folder, opener) for source in sources]
+    names = [n for n in base if kind_of(n) != "task" and not is_buffer(n) and base[n].dtype in FLOATS]
+    body, shared = (np.zeros((len(sources), len(sources))) for _ in range(2))
     not_finite: dict[int, int] = {}  # contribution → number of the tensor
-    for number in range(compute.rank, len(names), compute.processes):
-        name = names[number]
-        gram = body if kind_of(name) == "body" else shared
-        having = [i for i, deltas in enumerate(opened) if name in deltas.names and deltas.takes_part(name)]
-        for start, stop in row_blocks(base[name].shape, BLOCK_ELEMENTS // max(len(having), 1)):
-            rows = [opened[i].rows(name, start, stop, compute.device).reshape(-1) for i in having]
-            if not rows:
-                break
-            block = torch.stack(rows).double()
-            part = (block @ block.T).cpu()
-            bad = _too_large(base, name, start, stop, rows) if base[name].dtype == "F16" else set()
-            for row, i in enumerate(having):
-                if row in bad or not math.isfinite(part[row, row]):
-                    not_finite.setdefault(i, number)
-                    part[row, :] = part[:, row] = 0.0
-            gram[np.ix_(having, having)] += part
-    shares = compute.gather((body.numpy(), shared.diagonal().numpy(), not_finite))
+    mine = range(compute.rank, len(names), compute.processes)
+    look = partial(_look, Reader(), base, opened, compute.device)
+    with compute.one_thread_each(), ThreadPoolExecutor(compute.threads) as pool:
+        for number, (having, gram, bad) in zip(mine, pool.map(look, (names[i] for i in mine)), strict=True):
+            (body if kind_of(names[number]) == "body" else shared)[np.ix_(having, having)] += gram
+            for i in bad:
+                not_finite.setdefault(i, number)
+    shares = compute.gather((body, shared.diagonal(), not_finite))
     firsts: dict[int, int] = {}
     for _, _, found in shares:
         for i, number in found.items():
@@ -96,7 +92,49 @@ def measure(sources: Sequence[Source], base_folder: Path, compute: Compute) -> M
     return Measures(total, named, heads.tolist())
 
 
-def _too_large(base: Checkpoint, name: str, start: int, stop: int, rows: Sequence[torch.Tensor]) -> set[int]:
-    """Which of these changes of an F16 tensor lead where F16 does not reach."""
-    here = rows_of(base, name, start, stop, str(rows[0].device)).reshape(-1)
-    return {i for i, row in enumerate(rows) if row.numel() and float((here + row).abs().max()) > F16_LARGEST}
+def _look(
+    reader: Reader, base: Checkpoint, opened: Sequence[Deltas], device: str, name: str
+) -> tuple[list[int], np.ndarray, set[int]]:
+    """Who has a say on a tensor, the inner products of their changes, and who is not finite (and counts as 0)."""
+    import numpy as np
+
+    spec = base[name]
+    having = [i for i, deltas in enumerate(opened) if name in deltas.names and deltas.takes_part(name)]
+    gram, bad = np.zeros((len(having), len(having))), set[int]()
+    rows, columns = (spec.shape[0], prod(spec.shape[1:])) if spec.shape else (1, 1)
+    for start, stop in row_blocks(rows, columns, BLOCK_ELEMENTS // len(having)) if having else ():
+        size = (stop - start) * columns
+        origins: dict[int, np.ndarray] = {}
+        block = reader.buffer("block", len(having) * size, np.float32).reshape(len(having), size)
+        for row, i in enumerate(having):
+            finite = reader.delta(opened[i], spec, start, stop, columns, block[row], origins)
+            if not finite or (spec.dtype == "F16" and _too_large(reader, base, spec, start * columns, block[row])):
+                bad.add(i)
+                block[row] = 0
+        gram += _inner_products(block, device)
+    for i in having:
+        opened[i].forget(name)
+    stays = np.array([i not in bad for i in having], dtype=np.float64)
+    return having, gram * np.outer(stays, stays), bad
+
+
+def _inner_products(block: np.ndarray, device: str) -> np.ndarray:
+    """Of all pairs of rows, in float64."""
+    import numpy as np
+
+    if device == "cpu":
+        wide = block.astype(np.float64)
+        return wide @ wide.T
+    import torch
+
+    on_device = torch.from_numpy(block).to(device).double()
+    product: np.ndarray = (on_device @ on_device.T).cpu().numpy()
+    return product
+
+
+def _too_large(reader: Reader, base: Checkpoint, spec: TensorSpec, first: int, change: np.ndarray) -> bool:
+    """Whether a change of an F16 tensor leads where F16 does not reach."""
+    import numpy as np
+
+    there = reader.wide(base, spec.name, first, first + len(change), "there")
+    return bool(len(change)) and float(np.abs(there + change).max()) > F16_LARGEST

@@ -1,19 +1,25 @@
 """Writing a checkpoint in the base's layout: the same shards in the same order, every tensor at a known offset.
 
-Main process: `prepare` makes ``FILE.partial`` with header and full size; any process: `write` fills its tensors in;
-main process again: `finish` hashes, syncs and renames. The bytes do not depend on who wrote what, or when.
+Main process: `prepare` makes ``FILE.partial`` with header and full size; any process: an `Output` fills its tensors in;
+main process again: `finish` syncs and renames. The bytes do not depend on who wrote what, or when.
 """
 
 from __future__ import annotations
 
 import hashlib
+import heapq
 import json
 import os
+import threading
 from collections.abc import Collection
+from concurrent.futures import ThreadPoolExecutor
 from math import prod
 from pathlib import Path
+from typing import Any
 
 from hub_fusion.weights.checkpoint import INDEX, ITEM_BYTES, SINGLE, Checkpoint, TensorSpec
+
+HASH_BYTES = 2**20
 
 
 def plan_layout(base: Checkpoint, drop: Collection[str], dtype: str | None = None) -> dict[str, list[TensorSpec]]:
@@ -59,20 +65,134 @@ def prepare(out: Path, base: Checkpoint, layout: dict[str, list[TensorSpec]]) ->
             handle.truncate(end)
 
 
-def write(out: Path, spec: TensorSpec, data: memoryview, offset_bytes: int = 0) -> None:
-    """Put bytes of one tensor (from `offset_bytes` within it) in their place."""
-    with (out / f"{spec.file}.partial").open("r+b") as handle:
-        handle.seek(spec.start + offset_bytes)
-        handle.write(data)
+def reopen(out: Path, layout: dict[str, list[TensorSpec]]) -> bool:
+    """Make ready to go on with files that a killed run has left; False if they are not all there in their size."""
+    for file, specs in layout.items():
+        partial, done = out / f"{file}.partial", out / file
+        if not partial.exists() and done.exists():
+            done.rename(partial)  # killed while it gave the files their names
+        end = max(s.start + s.size_bytes for s in specs)
+        if not partial.exists() or partial.stat().st_size != end:
+            return False
+    return True
 
 
-def finish(out: Path, layout: dict[str, list[TensorSpec]]) -> dict[str, str]:
-    """Sync and rename all files, write the index of a sharded checkpoint; gives file → sha256."""
-    hashes = {}
+class Output:
+    """The partial files of a fuse, open for writing; several threads and processes may write at once."""
+
+    def __init__(self, out: Path, layout: dict[str, list[TensorSpec]]) -> None:
+        self.out, self.layout = out, layout
+        self._files: dict[str, int] = {}
+        self._lock = threading.Lock()
+
+    def write(self, spec: TensorSpec, data: Any, offset_bytes: int = 0) -> None:
+        """Put bytes of one tensor (from `offset_bytes` within it) in their place."""
+        left, offset = memoryview(data).cast("B"), spec.start + offset_bytes
+        while left.nbytes:
+            written = os.pwrite(self._descriptor(spec.file), left, offset)
+            left, offset = left[written:], offset + written
+
+    def sync(self) -> None:
+        """Wait until what has been written is on the disk."""
+        with self._lock:
+            descriptors = list(self._files.values())
+        for descriptor in descriptors:
+            os.fdatasync(descriptor)
+
+    def close(self) -> None:
+        """Give the descriptors back; call it when nobody writes."""
+        while self._files:
+            os.close(self._files.popitem()[1])
+
+    def _descriptor(self, file: str) -> int:
+        with self._lock:
+            if file not in self._files:
+                self._files[file] = os.open(self.out / f"{file}.partial", os.O_RDWR | os.O_CLOEXEC)
+            return self._files[file]
+
+
+class RunningHashes:
+    """sha256 of the partial files while they are being written, by a thread that follows the finished bytes."""
+
+    def __init__(self, out: Path, layout: dict[str, list[TensorSpec]]) -> None:
+        self.out = out
+        self._ends = {file: max(s.start + s.size_bytes for s in specs) for file, specs in layout.items()}
+        self._starts = {file: min(s.start for s in specs) for file, specs in layout.items()}
+        self._ready: dict[str, list[tuple[int, int]]] = {file: [] for file in layout}
+        self._changed, self._stopped = threading.Condition(), False
+        self.digests: dict[str, str] = {}
+        self._failure: Exception | None = None
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def done(self, spec: TensorSpec, start: int, stop: int) -> None:
+        """Bytes [start, stop) of a tensor are in their place."""
+        with self._changed:
+            heapq.heappush(self._ready[spec.file], (spec.start + start, spec.start + stop))
+            self._changed.notify()
+
+    def finish(self) -> dict[str, str]:
+        """Wait for the last byte; gives file → sha256."""
+        self._thread.join()
+        if self._failure:
+            raise self._failure
+        return self.digests
+
+    def stop(self) -> None:
+        """Give up; nobody will ask."""
+        with self._changed:
+            self._stopped = True
+            self._changed.notify()
+        self._thread.join()
+
+    def _run(self) -> None:
+        try:
+            buffer = bytearray(HASH_BYTES)
+            for file, end in self._ends.items():
+                digest = hashlib.sha256()
+                with (self.out / f"{file}.partial").open("rb", buffering=0) as handle:
+                    at, known = 0, self._starts[file]
+                    while at < end:
+                        known = self._known(file, known, at)
+                        if self._stopped:
+                            return
+                        while at < known:
+                            count = handle.readinto(memoryview(buffer)[: known - at])
+                            digest.update(memoryview(buffer)[:count])
+                            at += count
+                self.digests[file] = digest.hexdigest()
+        except OSError as error:
+            self._failure = error
+
+    def _known(self, file: str, known: int, at: int) -> int:
+        """How far the file is complete; waits until that is beyond `at`."""
+        ready = self._ready[file]
+        with self._changed:
+            while not self._stopped:
+                while ready and ready[0][0] <= known:
+                    known = max(known, heapq.heappop(ready)[1])
+                if known > at:
+                    return known
+                self._changed.wait()
+        return known
+
+
+def hash_files(out: Path, layout: dict[str, list[TensorSpec]], threads: int) -> dict[str, str]:
+    """sha256 of the partial files, several at once."""
+
+    def digest(file: str) -> str:
+        with (out / f"{file}.partial").open("rb") as handle:
+            return hashlib.file_digest(handle, "sha256").hexdigest()
+
+    with ThreadPoolExecutor(threads) as pool:
+        return dict(zip(layout, pool.map(digest, layout), strict=True))
+
+
+def finish(out: Path, layout: dict[str, list[TensorSpec]]) -> None:
+    """Sync and rename all files, write the index of a sharded checkpoint."""
     for file in layout:
         partial = out / f"{file}.partial"
         with partial.open("rb") as handle:
-            hashes[file] = hashlib.file_digest(handle, "sha256").hexdigest()
             os.fsync(handle.fileno())
         partial.rename(out / file)
     if list(layout) != [SINGLE]:
@@ -80,4 +200,8 @@ def finish(out: Path, layout: dict[str, list[TensorSpec]]) -> dict[str, str]:
         total = sum(spec.size_bytes for specs in layout.values() for spec in specs)
         index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(weight_map.items()))}
         (out / INDEX).write_text(json.dumps(index, indent=2) + "\n")
-    return hashes
+    folder = os.open(out, os.O_RDONLY)
+    try:
+        os.fsync(folder)  # the new names
+    finally:
+        os.close(folder)

@@ -127,7 +127,14 @@ def _in_processes(sources: list[Source], base: Path, processes: int) -> list[Mea
     found: list[Any] = []
 
     def peer(rank: int, gather: Any) -> Any:
-        return SimpleNamespace(rank=rank, processes=processes, device="cpu", gather=gather)
+        return SimpleNamespace(
+            threads=2,
+            one_thread_each=Compute().one_thread_each,
+            rank=rank,
+            processes=processes,
+            device="cpu",
+            gather=gather,
+        )
 
     for rank in range(processes):
         measure(sources, base, peer(rank, lambda value: found.append(value) or [value]))

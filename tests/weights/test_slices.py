@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from hub_fusion.merge import merge_methods
-from hub_fusion.weights import slices
+from hub_fusion.weights import tensors
 from hub_fusion.weights.compute import Compute
 from hub_fusion.weights.deltas import Source
 from hub_fusion.weights.fuse import FusePlan, fuse
@@ -56,7 +56,8 @@ def test_blocks_do_not_change_the_result(
     of the engine that is turned here, to see what it must not do.
     """
     whole = merged(world, tmp_path / "whole", method)
-    monkeypatch.setattr(slices, "BLOCK_ELEMENTS", 8)
+    monkeypatch.setattr(tensors, "LEAST", 8)
+    monkeypatch.setattr(tensors, "MOST", 8)
     cut = merged(world, tmp_path / "cut", method)
     for name, tensor in whole.items():
         torch.testing.assert_close(cut[name], tensor, rtol=0, atol=1e-6, msg=lambda m, n=name: f"{n}: {m}")

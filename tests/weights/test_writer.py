@@ -36,14 +36,21 @@ def copy_of(base: Checkpoint, out: Path, *, drop: tuple[str, ...] = (), seed: in
     """All tensors written as they are, in a random order and in pieces."""
     layout = writer.plan_layout(base, drop)
     writer.prepare(out, base, layout)
+    output, hashes = writer.Output(out, layout), writer.RunningHashes(out, layout)
     pieces = []
     for spec in (spec for file in layout.values() for spec in file):
         data = memoryview(base.read(spec.name).contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
         pieces += [(spec, data[at : at + 7], at) for at in range(0, len(data), 7)]
     random.Random(seed).shuffle(pieces)
     for spec, data, at in pieces:
-        writer.write(out, spec, data, at)
-    return writer.finish(out, layout)
+        output.write(spec, data, at)
+        hashes.done(spec, at, at + len(data))
+    output.sync()
+    output.close()
+    running = hashes.finish()
+    assert running == writer.hash_files(out, layout, threads=2)
+    writer.finish(out, layout)
+    return running
 
 
 @pytest.mark.parametrize("shards", [1, 3])

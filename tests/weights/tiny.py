@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
+import math
 import struct
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors.torch import save_file
 
-from hub_fusion.weights.checkpoint import INDEX, SINGLE
+from hub_fusion.weights.checkpoint import INDEX, SINGLE, Checkpoint
+from hub_fusion.weights.deltas import Deltas
+from hub_fusion.weights.reading import Reader
 
 BERT = {
     "vocab_size": 40, "hidden_size": 8, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 12,
@@ -54,6 +58,15 @@ def save_folder(
     total = sum(t.numel() * t.element_size() for t in tensors.values())
     (folder / INDEX).write_text(json.dumps({"metadata": {"total_size": total}, "weight_map": weight_map}))
     return folder
+
+
+def rows_of_change(deltas: Deltas, base: Checkpoint, name: str, start: int, stop: int) -> torch.Tensor:
+    """Rows [start, stop) of what a contribution changed in one of the base's tensors, as the engine reads them."""
+    shape = base[name].shape
+    columns = math.prod(shape[1:])
+    out = np.empty((stop - start) * columns, np.float32)
+    assert Reader().delta(deltas, base[name], start, stop, columns, out, {})
+    return torch.from_numpy(out).reshape(stop - start, *shape[1:])
 
 
 def model(kind: str, seed: int = 0, **config: Any) -> Any:

@@ -1,0 +1,163 @@
+"""The arithmetic of a fuse on the CPU: bytes → deltas → merged change → bytes, one block at a time, in numpy.
+
+Every thread works in buffers of its own. Methods with a compiled twin need no torch; others get the same arrays as
+torch tensors. Linear algebra runs on one thread each, so that results do not depend on how many there are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from hub_fusion.errors import WeightsError
+from hub_fusion.merge import BoundMethod
+from hub_fusion.weights import kernels
+from hub_fusion.weights.checkpoint import Checkpoint
+from hub_fusion.weights.codec import is_finite, narrow, widen
+from hub_fusion.weights.cuts import find_cuts
+from hub_fusion.weights.reading import Array, Origins, Reader
+from hub_fusion.weights.tensors import COMPILED_ELEMENTS, TORCH_ELEMENTS, TensorWork
+from hub_fusion.weights.twins import Around, find_twin
+
+if TYPE_CHECKING:
+    from hub_fusion.weights.compute import Compute
+
+
+class Arithmetic(Reader):
+    """Works on blocks of `TensorWork`; safe to use from several threads."""
+
+    def __init__(self, formula: BoundMethod, step: float, seed: int) -> None:
+        super().__init__()
+        self.formula, self.step, self.seed = formula, step, seed
+        self.twin = find_twin(formula)
+        self.over_model = (formula.method.options | formula.options).get("within") == "model"
+        self.elements = COMPILED_ELEMENTS if self.twin else TORCH_ELEMENTS
+
+    def fuse(self, work: TensorWork, base: Checkpoint, start: int, stop: int) -> Array:
+        """Rows [start, stop) of the output tensor as they are stored. Raises WeightsError if any is not finite."""
+        first, last = work.range(start, stop)
+        if not work.taking:
+            return self.copied(work, base, first, last)
+        origins: Origins = {}
+        deltas = self.deltas(work, start, stop, origins)
+        merged = self.merged(work, deltas, start, stop)
+        there = origins.get(id(base))
+        if there is None:
+            there = self.wide(base, work.name, first, last, "base")
+        if work.out.dtype == "BF16" and there.dtype == np.float32:
+            stored = self.buffer("stored", last - first, np.uint16)
+            finite = kernels.add_to_bf16(there, merged, np.float32(self.step), stored)
+        else:
+            total = there if there.dtype == np.float64 else self.buffer("total", last - first, np.float32)
+            kernels.add(there, merged, np.float32(self.step), total)
+            stored = narrow(total, work.out.dtype)
+            finite = is_finite(stored, work.out.dtype)
+        if not finite:
+            raise WeightsError(
+                f"the fused tensor {work.name} is not finite: the base holds NaN or infinity there, or values are too "
+                f"large for {work.out.dtype} (bf16 and fp32 reach further than fp16)"
+            )
+        return stored
+
+    def copied(self, work: TensorWork, base: Checkpoint, first: int, last: int) -> Array:
+        """Elements of the base as they are, in the output's dtype."""
+        raw = base.raw(work.name, first, last)
+        return raw if work.out.dtype == work.stored.dtype else narrow(widen(raw, work.stored.dtype), work.out.dtype)
+
+    def deltas(self, work: TensorWork, start: int, stop: int, origins: Origins | None = None) -> Array:
+        """The changes of all contributions, capped: float32 (contributions, elements).
+
+        `origins` keeps the rows of the generations that they started from, by the checkpoint's id.
+        """
+        first, last = work.range(start, stop)
+        out = self.buffer("deltas", len(work.taking) * (last - first), np.float32).reshape(len(work.taking), -1)
+        origins = {} if origins is None else origins
+        for i in range(len(work.taking)):
+            self.read(work, i, start, stop, out[i], origins)
+        return out
+
+    def read(self, work: TensorWork, i: int, start: int, stop: int, out: Array, origins: Origins) -> None:
+        """The change of one contribution into `out`. Raises WeightsError, naming file and tensor, if it is infinite."""
+        source = work.taking[i]
+        if not self.delta(source, work.stored, start, stop, work.columns, out, origins, source.source.scale):
+            raise self.explain(source, work.stored, start * work.columns, out)
+
+    def merged(self, work: TensorWork, deltas: Array, start: int, stop: int) -> Array:
+        """The method's result, float32 (elements,). What belongs to a tensor of one block is worked out here."""
+        first, _ = work.range(start, stop)
+        if len(work.blocks) == 1:
+            if "keep" in work.asked and not self.over_model:
+                ranks = self.formula.ranks(work.size)
+                work.cuts = [find_cuts(lambda d=d: [d], ranks, work.size) for d in deltas]  # type: ignore[misc]
+            if "gram" in work.asked:
+                wide = deltas.astype(np.float64)
+                work.gram = wide @ wide.T
+        if self.twin is not None:
+            out = self.buffer("merged", deltas.shape[1], np.float32)
+            options = self.formula.method.options | self.formula.options
+            self.twin(deltas, work.weights, Around(first, work.cuts, work.keys), options, out)
+            return out
+        return self._by_torch(work, deltas, start, stop)
+
+    def _by_torch(self, work: TensorWork, deltas: Array, start: int, stop: int) -> Array:
+        import torch
+
+        from hub_fusion.merge.inputs import noise_like
+
+        first, _ = work.range(start, stop)
+        shape = (len(deltas), *work.shape(start, stop))
+        tensors = torch.from_numpy(deltas).reshape(shape)
+        inputs: dict[str, Any] = {}
+        if "gram" in work.asked:
+            inputs["gram"] = torch.from_numpy(work.gram)
+        if "keep" in work.asked:
+            kept = [
+                last.before(d, first) & ~lead.before(d, first)
+                for d, (lead, last) in zip(deltas, work.cuts, strict=True)
+            ]
+            inputs["keep"] = torch.from_numpy(np.stack(kept)).reshape(shape)
+        if "noise" in work.asked:
+            draw = partial(noise_like, start=first, seed=self.seed, tensor=work.name)
+            pairs = zip(tensors, work.taking, strict=True)
+            inputs["noise"] = torch.stack([draw(d, contribution=taken.source.key) for d, taken in pairs])
+        merged = self.formula(tensors, torch.from_numpy(work.weights), **inputs)
+        return merged.to(torch.float32).reshape(-1).contiguous().numpy()
+
+    def survey(self, works: list[TensorWork], compute: Compute) -> None:
+        """Before the first tensor: the thresholds of whole task vectors, where the method trims by them."""
+        if not self.over_model:
+            return
+        raise NotImplementedError
+
+    # -------------------------------------------------------------------------
+
+    def preparations(self, work: TensorWork) -> list[Callable[[], None]]:
+        """What has to be done before the first block of a tensor of several, in any order."""
+        tasks: list[Callable[[], None]] = []
+        if len(work.blocks) > 1 and "gram" in work.asked:
+            tasks.append(partial(self.find_gram, work))
+        if len(work.blocks) > 1 and "keep" in work.asked and not self.over_model:
+            tasks += [partial(self.find_cuts, work, i) for i in range(len(work.taking))]
+        return tasks
+
+    def find_gram(self, work: TensorWork) -> None:
+        """Inner products of the contributions' deltas over the whole tensor, float64."""
+        total = np.zeros((len(work.taking), len(work.taking)))
+        for start, stop in work.blocks:
+            wide = self.deltas(work, start, stop).astype(np.float64)
+            total += wide @ wide.T
+        work.gram = total
+
+    def find_cuts(self, work: TensorWork, i: int) -> None:
+        """The thresholds of one contribution."""
+        work.cuts[i] = find_cuts(partial(self.blocks, work, i), self.formula.ranks(work.size), work.size)
+
+    def blocks(self, work: TensorWork, i: int) -> Iterator[Array]:
+        """The delta of one contribution, block by block, in a buffer that is used again."""
+        for start, stop in work.blocks:
+            out = self.buffer("delta", (stop - start) * work.columns, np.float32)
+            self.read(work, i, start, stop, out, {})
+            yield out

@@ -1,0 +1,151 @@
+"""The plan of a fuse, from headers alone: what is read, what is written, what it needs; impossible ones end here."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from math import prod
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from hub_fusion import __version__
+from hub_fusion.errors import HubFusionError, WeightsError
+from hub_fusion.merge import BoundMethod, find_method
+from hub_fusion.weights.checkpoint import FLOATS, Checkpoint, TensorSpec
+from hub_fusion.weights.deltas import Deltas, Source, sharing_opener
+from hub_fusion.weights.journal import plan_id
+from hub_fusion.weights.names import kind_of
+from hub_fusion.weights.writer import plan_layout
+
+if TYPE_CHECKING:
+    from hub_fusion.weights.tensors import TensorWork
+
+
+@dataclass(frozen=True)
+class FusePlan:
+    """Everything that decides the bytes of a fused checkpoint."""
+
+    base: Path
+    out: Path
+    sources: tuple[Source, ...]
+    method: str = "mean"
+    options: Mapping[str, Any] = field(default_factory=dict)
+    step: float = 1.0  # part of the way from the base to the merged model
+    heads: Literal["drop", "keep"] = "drop"
+    dtype: str | None = None  # safetensors name of the output's float dtype; None: the base's
+    seed: int = 0  # of methods with randomness
+
+
+@dataclass(frozen=True)
+class OpenPlan:
+    """A plan whose headers have been read and found to fit together; sources in canonical order."""
+
+    plan: FusePlan
+    formula: BoundMethod
+    base: Checkpoint
+    deltas: list[Deltas]
+    dropped: tuple[str, ...]  # task heads
+    layout: dict[str, list[TensorSpec]]  # output file → its tensors
+
+    @property
+    def specs(self) -> list[TensorSpec]:
+        """All tensors of the output, in the order of the files."""
+        return [spec for file in self.layout.values() for spec in file]
+
+    @property
+    def id(self) -> str:
+        """What a killed fuse must have in common with the one that goes on: everything that decides the bytes."""
+        plan = self.plan
+        inputs = [
+            [d.source.key, d.source.relation, d.source.weight, d.source.scale, *map(identity, (d.files, d.origin))]
+            for d in self.deltas
+        ]
+        rest = [plan.method, dict(plan.options), plan.step, plan.heads, plan.dtype, plan.seed, identity(self.base)]
+        return plan_id([__version__, inputs, rest, [vars(spec) for spec in self.specs]])
+
+
+def open_plan(plan: FusePlan) -> OpenPlan:
+    """Read all headers and check everything. Raises WeightsError, listing all offenders, or MergeError."""
+    formula = find_method(plan.method).bind(plan.options)
+    sources = sorted(plan.sources, key=lambda s: s.key)
+    _check(plan, sources, formula)
+    opener = sharing_opener()
+    base, opened, faults = opener(plan.base), list[Deltas](), list[HubFusionError]()
+    for source in sources:
+        try:
+            opened.append(Deltas(source, base, plan.base, opener))
+        except WeightsError as error:
+            faults.append(error)
+    if len(faults) == 1:
+        raise faults[0]
+    if faults:
+        raise WeightsError(f"{len(faults)} contributions do not fit: " + "; ".join(map(str, faults)))
+    dropped = tuple(sorted(n for n in base if plan.heads == "drop" and kind_of(n) == "task"))
+    return OpenPlan(plan, formula, base, opened, dropped, plan_layout(base, dropped, plan.dtype))
+
+
+def identity(checkpoint: Checkpoint) -> list[Any]:
+    """What tells a checkpoint from another one without reading it: its files, their sizes and times."""
+    known = getattr(checkpoint.store, "identity", None)
+    if known is not None:
+        return list(known)
+    paths = [checkpoint.folder / file for file in checkpoint.files]
+    return [[str(path.resolve()), (stat := path.stat()).st_size, stat.st_mtime_ns] for path in paths]
+
+
+def describe(plan: FusePlan) -> dict[str, Any]:
+    """What a plan would read, write and need, from headers alone. Raises as `fuse` does before it reads weights."""
+    from hub_fusion.weights.tensors import works_of
+
+    opened = open_plan(plan)
+    works = works_of(opened)
+    return {
+        "method": plan.method,
+        "step": plan.step,
+        "tensors": len(opened.specs),
+        "bytes": sum(s.size_bytes for s in opened.specs),
+        "dropped": list(opened.dropped),
+        "memory_bytes": memory_bytes(works),
+        "sources": [{"key": d.source.key, "relation": d.source.relation, "weight": d.source.weight,
+                     "scale": d.source.scale, "bytes": sum(d.files[n].size_bytes for n in d.used)}
+                    for d in opened.deltas],
+    }  # fmt: skip
+
+
+def memory_bytes(works: list[TensorWork], threads: int = 1) -> int:
+    """About how much memory the blocks of a fuse take: deltas of all contributions, and a few buffers as long."""
+    largest = max((max((stop - start) * w.columns for start, stop in w.blocks) * (len(w.taking) + 6)
+                   for w in works if w.blocks), default=0)  # fmt: skip
+    factors = max((sum(prod(d.files[n].shape) for d in w.taking if (t := d.targets.get(w.name)) and t.a
+                       for n in t.reads) for w in works), default=0)  # fmt: skip
+    return 4 * (threads * largest + 2 * factors)
+
+
+def _check(plan: FusePlan, sources: list[Source], formula: BoundMethod) -> None:
+    keys = [s.key for s in sources]
+    if not keys:
+        raise WeightsError("nothing to fuse: give at least one contribution")
+    if len(set(keys)) != len(keys):
+        raise WeightsError(f"a contribution is named twice: {', '.join(sorted(k for k in keys if keys.count(k) > 1))}")
+    weights = [s.weight for s in sources]
+    if not 0 < sum(map(abs, weights)) < math.inf:
+        raise WeightsError(f"weights and their sum must be finite and not all zero: {weights}")
+    if any(w < 0 for w in weights) and not formula.method.signed:
+        raise WeightsError(f"weights of {plan.method} are not negative: {weights}; task_arithmetic takes them")
+    if any(not 0 <= s.scale < math.inf for s in sources) or not 0 < plan.step <= 1:
+        scales = [s.scale for s in sources]
+        raise WeightsError(f"scales are finite and not negative, the step is in (0, 1]: {scales}, {plan.step}")
+    if plan.dtype is not None and plan.dtype not in FLOATS:
+        raise WeightsError(f"there is no output dtype {plan.dtype!r}; there are {', '.join(sorted(FLOATS))}")
+    if plan.out.resolve() in {p.resolve() for s in sources for p in (s.folder, s.origin)} | {plan.base.resolve()}:
+        raise WeightsError(f"{plan.out} is an input: choose another output folder")
+    if plan.out.exists() and not plan.out.is_dir():
+        raise WeightsError(f"{plan.out} is not a folder: choose another output folder")
+
+
+def weights_sha256(files: Mapping[str, str]) -> str:
+    """sha256 over the sorted ``file sha256`` lines of a checkpoint."""
+    lines = "".join(f"{name} {digest}\n" for name, digest in sorted(files.items()))
+    return hashlib.sha256(lines.encode()).hexdigest()

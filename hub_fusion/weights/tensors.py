@@ -1,0 +1,89 @@
+"""One tensor of the output: who has a say on it, in which blocks it is worked on, what must be known beforehand.
+
+Blocks are ranges of rows of the tensor seen as a matrix (rows, columns), columns being its last dimension; they
+depend on shape, method and number of contributions alone. Methods that declare `whole` get all rows at once.
+"""
+
+from __future__ import annotations
+
+import threading
+from math import prod
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from hub_fusion.merge import BoundMethod
+from hub_fusion.merge.inputs import noise_keys
+from hub_fusion.weights.checkpoint import FLOATS, ITEM_BYTES, Checkpoint, TensorSpec
+from hub_fusion.weights.cuts import Cut
+from hub_fusion.weights.deltas import Deltas, row_blocks
+from hub_fusion.weights.names import is_buffer, kind_of
+
+if TYPE_CHECKING:
+    from hub_fusion.weights.plan import FusePlan, OpenPlan
+
+COMPILED_ELEMENTS = 2**19  # of all contributions together: 2 MB in float32, near the cache
+TORCH_ELEMENTS = 2**22  # 16 MB: calls of torch cost more
+LEAST, MOST = 2**14, 2**18  # of one contribution
+
+
+class TensorWork:
+    """What is to be done for one tensor. `taking` is empty where the base's bytes are kept."""
+
+    def __init__(
+        self, plan: FusePlan, number: int, out: TensorSpec, base: Checkpoint, opened: list[Deltas],
+        formula: BoundMethod, elements: int,
+    ) -> None:  # fmt: skip
+        self.number, self.out, self.stored, self.name = number, out, base[out.name], out.name
+        fused = self.stored.dtype in FLOATS and kind_of(self.name) != "task" and not is_buffer(self.name)
+        voting = [d for d in opened if d.source.weight and d.takes_part(self.name)] if fused else []
+        self.taking = voting if any(self.name in d.names for d in voting) else []
+        shares = np.array([d.source.weight for d in self.taking])
+        self.weights = (shares / np.abs(shares).sum()).astype(np.float32) if self.taking else shares
+        self.keys = [noise_keys(plan.seed, self.name, d.source.key) for d in self.taking]
+        shape, size, method = self.stored.shape, prod(self.stored.shape), formula.method
+        self.size = size
+        self.rows, self.columns = (size, 1) if len(shape) < 2 else (prod(shape[:-1]), shape[-1])
+        if len(shape) < 2 and method.by_rows:
+            self.rows, self.columns = 1, size
+        elif len(shape) > 2 and any((t := d.targets.get(self.name)) and t.a for d in self.taking):
+            self.rows, self.columns = shape[0], prod(shape[1:])
+        each = min(max(elements // max(len(self.taking), 1), LEAST), MOST)
+        self.blocks = row_blocks(self.rows, self.columns, size if method.whole and self.taking else each)
+        self.asked = method.inputs if self.taking and self.blocks else frozenset()
+        self.cuts: list[tuple[Cut, Cut]] = [(Cut.NONE, Cut.ALL)] * len(self.taking)
+        self.gram: np.ndarray | None = None
+        self.ready = threading.Event()  # all preparations are done
+        self.todo = list(range(len(self.blocks)))
+        self._left, self._lock = len(self.blocks), threading.Lock()
+
+    @property
+    def item_bytes(self) -> int:
+        """Bytes of one element of the output."""
+        return ITEM_BYTES[self.out.dtype]
+
+    def shape(self, start: int, stop: int) -> tuple[int, ...]:
+        """The shape in which a method sees rows [start, stop) of one contribution."""
+        if (start, stop) == (0, self.rows):
+            return self.stored.shape
+        return (stop - start, self.columns) if len(self.stored.shape) > 1 else (stop - start,)
+
+    def range(self, start: int, stop: int) -> tuple[int, int]:
+        """The flat elements of rows [start, stop)."""
+        return start * self.columns, stop * self.columns
+
+    def block_done(self) -> None:
+        """A block has been written; after the last one what was kept for the tensor is given back."""
+        with self._lock:
+            self._left -= 1
+            last = self._left == len(self.blocks) - len(self.todo)
+        if last:
+            self.gram, self.cuts = None, []
+            for deltas in self.taking:
+                deltas.forget(self.name)
+
+
+def works_of(opened: OpenPlan, elements: int = COMPILED_ELEMENTS) -> list[TensorWork]:
+    """What is to be done for every tensor of the output, in the order of the files."""
+    return [TensorWork(opened.plan, number, spec, opened.base, opened.deltas, opened.formula, elements)
+            for number, spec in enumerate(opened.specs)]  # fmt: skip
