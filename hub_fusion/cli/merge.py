@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -42,6 +43,10 @@ def fuse(
     dtype: str | None = typer.Option(None, "--dtype", help="fp32, fp16 or bf16.  [default: the base's]"),
     heads: str = typer.Option("keep", "--heads", help="keep the base's task head, or drop it."),
     seed: int = typer.Option(0, "--seed", help="Of methods with randomness."),
+    step: float | None = typer.Option(None, "--step", help="Part of the way to the result, in (0, 1].  [default: 1]"),
+    from_mergekit: Path | None = typer.Option(
+        None, "--from-mergekit", help="A mergekit configuration, instead of BASE, CONTRIBUTION and method."
+    ),
     from_lines: str | None = typer.Option(
         None, "--from", help="What `screen` wrote, instead of BASE and CONTRIBUTION."
     ),
@@ -51,11 +56,19 @@ def fuse(
     """Fuse finetunes and adapters of a base into one checkpoint."""
     from hub_fusion.weights.fuse import fuse as fuse_checkpoints
 
+    if step is not None and not 0 < step <= 1:
+        raise typer.BadParameter(f"--step is a part of the way, above 0 and at most 1, not {step:g}")
     compute, stack = open_compute(), ExitStack()
     if not compute.is_main:
         return compute.serve()
     try:
-        if from_lines:
+        if from_mergekit:
+            if base or contributions or settings or weights or method != "mean" or heads != "keep" or from_lines:
+                raise typer.BadParameter(
+                    "--from-mergekit takes everything but --dtype, --seed and --step from its FILE"
+                )
+            plan = plan_from_mergekit(from_mergekit, out, dtype, seed, endpoint)
+        elif from_lines:
             if base or contributions or settings or weights or method != "mean" or heads != "keep" or seed:
                 raise typer.BadParameter(
                     "--from takes contributions, method, weights and heads from FILE and the recipe"
@@ -65,6 +78,8 @@ def fuse(
             plan = plan_from_arguments(
                 base, contributions, out, method, settings, weights, dtype, heads, seed, endpoint
             )
+        if step is not None:
+            plan = replace(plan, step=step)
         if dry_run:
             return print_plan(plan, json)
         say(f"fusing {len(plan.sources)} contributions by {plan.method}, processes: {compute.processes}")
@@ -104,6 +119,18 @@ def plan_from_arguments(
     output_dtype(dtype)
     return plan_local(base, contributions, out, method=method, options=options, weights=shares, dtype=dtype,
                       heads="drop" if heads == "drop" else "keep", seed=seed, hub=open_hub(endpoint))  # fmt: skip
+
+
+def plan_from_mergekit(file: Path, out: Path, dtype: str | None, seed: int, endpoint: str | None) -> FusePlan:
+    """What a mergekit configuration asks for; says where the result will differ from mergekit's."""
+    from hub_fusion.weights.mergekit import plan_mergekit
+
+    plan, notes = plan_mergekit(file, out, dtype=output_dtype(dtype), seed=seed, hub=open_hub(endpoint))
+    options = ", ".join(f"{key}={value}" for key, value in plan.options.items())
+    say(f"{file}: {plan.method}({options})")
+    for note in notes:
+        say(f"  note: {note}")
+    return plan
 
 
 def plan_from_lines(
