@@ -30,8 +30,7 @@ def breadcrumbs(
 
     Within each row (along the last dimension) the ⌊gamma·n⌋ largest magnitudes go, and of the rest the ⌈density·rest⌉
     largest stay. The defaults are those of the authors' code. mergekit masks whole tensors, within "tensor" (which
-    takes them in memory); its density counts all n, so its d is d/(1 − gamma) here, and it drops a small tensor
-    altogether where ⌊gamma·n⌋ is 0; here nothing is cut off there.
+    takes them in memory), and its density counts all n: its d is d/(1 − gamma) here.
     Example: the row [9, 3, −2, 1] with gamma ¼, density ⅔ and scale 1 gives [0, 3, −2, 0].
     """
     return weighted_sum(_masked(deltas, gamma, density, within), as_sum(weights) * scale)

@@ -74,16 +74,17 @@ def sce(deltas: torch.Tensor, weights: torch.Tensor, *, gram: torch.Tensor, sele
     The weights within a tensor are wᵢ·‖δᵢ‖² over their sum: a long task vector dominates, so norms should be capped.
     The paper first selects the share `select` of the elements whose variance between contributions is largest, of
     those where it is not 0, and zeroes the rest; below 1 this takes whole tensors in memory. Ties go to the lowest
-    index; one contribution alone has no variance, and is taken whole. mergekit elects signs by the plain sum, this
-    one by the weighted sum.
+    index; one contribution alone has no variance, and is taken whole. Signs are elected before lengths count, as in
+    the authors' code in mergekit, by Σ wᵢ·δᵢ.
     Example: deltas [[2, 1], [1, −2]] have equal lengths, and give [1½, −2].
     """
     import torch
 
     if select < 1 and len(deltas) > 1:
-        variance = (deltas.double() - deltas.double().mean(dim=0)).square().mean(dim=0)
+        middle = deltas.mean(dim=0, dtype=torch.float64)
+        variance = torch.stack([(delta - middle).square() for delta in deltas]).mean(dim=0)
         deltas = deltas * (largest(variance.unsqueeze(0), int(select * int(variance.count_nonzero())))[0] > 0)
         gram = deltas.reshape(len(deltas), -1).double().square().sum(dim=1).diag()
     squares = gram.diagonal().clamp_min(0) * weights.double()
     shares = squares / squares.sum().clamp_min(torch.finfo(torch.float64).tiny)
-    return mean_of_agreeing(deltas, shares.to(deltas.dtype))
+    return mean_of_agreeing(deltas, shares.to(deltas.dtype), electors=weights)

@@ -35,16 +35,17 @@ def elect(deltas: torch.Tensor, weights: torch.Tensor, votes: str = "total") -> 
 
 
 def mean_of_agreeing(
-    deltas: torch.Tensor, weights: torch.Tensor, votes: str = "total", divisor: str = "weights"
+    deltas: torch.Tensor, weights: torch.Tensor, votes: str = "total", divisor: str = "weights",
+    electors: torch.Tensor | None = None,
 ) -> torch.Tensor:  # fmt: skip
     """For every element the weighted mean of those that are not 0 and have the elected sign; 0 where there are none.
 
     With the divisor "count" the weighted sum, weights relative to their mean, over the number of those that agree; with
-    "none" that sum itself.
+    "none" that sum itself. `electors` are the weights of the votes, if they are others.
     """
     import torch
 
-    sign = elect(deltas, weights, votes)
+    sign = elect(deltas, weights if electors is None else electors, votes)
     coefficients = weights if divisor == "weights" else as_sum(weights)
     total, shares = torch.zeros_like(sign), torch.zeros_like(sign)
     for delta, weight in zip(deltas, coefficients, strict=True):
@@ -69,10 +70,9 @@ def restore_norm(kept: torch.Tensor, deltas: torch.Tensor) -> torch.Tensor:
     """What was kept of each delta, lengthened until its L1 norm is again that of the whole delta; 0 stays 0."""
     import torch
 
-    shape = (len(deltas), *[1] * (deltas.dim() - 1))
-    before, after = (t.reshape(len(t), -1).double().abs().sum(dim=1).reshape(shape) for t in (deltas, kept))
+    before, after = (torch.stack([part.double().abs().sum() for part in parts]) for parts in (deltas, kept))
     ratio = torch.where(after > 0, before / after.clamp_min(torch.finfo(after.dtype).tiny), 0.0)
-    return (kept.double() * ratio).to(kept.dtype)
+    return kept * ratio.to(kept.dtype).reshape(-1, *[1] * (deltas.dim() - 1))
 
 
 def as_rows(deltas: torch.Tensor) -> torch.Tensor:

@@ -23,7 +23,8 @@ def wudi(
     Adam from the sum of the task matrices, without data, as in the authors' code (nathanielyvo/WUDI-Merging): 300
     steps of `rate` 1e-5. A step is absolute, so no element moves more than about iterations·rate from the sum. The
     gradient is the closed one, 2·(M·C − B) with C = Σ δᵢᵀδᵢ/‖δᵢ‖², so a step costs rows·columns² however many there
-    are; in float64. Weights count relative to their mean.
+    are; in float64. That is work for a GPU: a matrix of 768·3072 takes ten minutes on one CPU core. Weights count
+    relative to their mean.
     `others`: tensors that are no matrices get the mean, or stay at the "base" as with the authors, who also leave
     embeddings there; here these are matrices like the rest.
     """

@@ -60,7 +60,9 @@ def test_an_installed_method_is_listed_explained_and_used(installed: Path, tmp_p
     listed = {m["name"]: m for m in json.loads(hub_fusion("methods", "--json", path=installed).stdout)}
     assert listed["loudest"]["plugin"] == "hub-fusion-loudest 0.1.0"
     assert listed["ties"]["plugin"] == ""
-    explained = hub_fusion("methods", "loudest", path=installed).stdout
+    done = hub_fusion("methods", "loudest", path=installed)
+    explained = done.stdout
+    assert done.returncode == 0, done.stderr
     assert "brought by hub-fusion-loudest 0.1.0" in explained and "For every element" in explained
     for name, change in (("base", [0.0, 0.0]), ("a", [3.0, -1.0]), ("b", [1.0, -2.0])):
         (tmp_path / name).mkdir()

@@ -177,7 +177,7 @@ def test_subspace_boosting_equals_its_published_code(seed: int, beta: float) -> 
 @few
 @given(seed=seeds)
 def test_sce_selection_equals_mergekits(seed: int) -> None:
-    """get_sce_mask, get_sce_weight and the erased mean of mergekit's sce.py, but signs by its weights, as ours."""
+    """sce_mask, sign_consensus_mask, sce_weight and the mean of what is not erased in mergekit's sce.py."""
     deltas, weights = random_deltas(seed)
     variance = torch.var(deltas, dim=0, unbiased=False)
     mask = torch.zeros_like(variance)
@@ -185,7 +185,7 @@ def test_sce_selection_equals_mergekits(seed: int) -> None:
     masked = deltas * mask
     shares = masked.square().sum(dim=(1, 2))
     shares = (shares / shares.sum()).reshape(-1, 1, 1)
-    agrees = masked.sign() == ((masked * shares).sum(dim=0) >= 0) * 2 - 1
+    agrees = masked.sign() == (masked.sum(dim=0) >= 0) * 2 - 1
     divisor = (shares * agrees).sum(dim=0)
     reference = (masked * shares * agrees).sum(dim=0) / divisor.masked_fill(divisor == 0, 1)
     torch.testing.assert_close(run("sce", deltas, weights, select=0.4), reference, rtol=1e-4, atol=1e-5)
