@@ -24,6 +24,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from importlib.metadata import version
 from itertools import chain
 from math import prod
 from pathlib import Path
@@ -34,6 +35,7 @@ import numpy as np
 HERE = Path(__file__).resolve().parent
 MIB = 2**20
 SAMPLE_S = 0.02
+BUSY = 0.5  # mean number of running processes of others above which times should not be published
 READ_BYTES = 8 * MIB  # the floor's buffer: in one core's share of the cache, and few system calls
 BLOCK = 2**24 - 3  # numbers in the random block; odd, so that no two tensors of a model begin at the same place in it
 BASE_STD, DELTA_STD = 0.02, 3e-4
@@ -50,6 +52,7 @@ def parser(description: str | None) -> argparse.ArgumentParser:
     made.add_argument("--work", type=Path, help="keep the inputs here for the next run; default: a temporary folder")
     made.add_argument("--runs", type=int, default=3, help="timed runs after a warm-up; 0: one run, not warmed up")
     made.add_argument("--save", type=Path, nargs="?", const=HERE / "results", help="write JSON to results/, or here")
+    made.set_defaults(load=os.getloadavg()[0])  # before we make any
     return made
 
 
@@ -74,11 +77,13 @@ def report(name: str, options: argparse.Namespace, tables: Mapping[str, Sequence
         "runs": options.runs,
         "hardware": {"cpu": _cpu(), "cores": len(os.sched_getaffinity(0)), "system": platform.platform(),
                      "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
-                     "load_at_the_end": os.getloadavg()[0]},
-        "versions": versions() | {"numpy": np.__version__},
+                     "load_at_the_start": options.load},
+        "versions": versions() | {name: version(name) for name in ("numpy", "numba")},
     }  # fmt: skip
-    hardware = facts["hardware"]
-    print(f"\n{name}, {options.size}: {hardware['cores']} cores, {hardware['cpu']}, load {os.getloadavg()[0]:.1f}")
+    cores = len(os.sched_getaffinity(0))
+    print(f"\n{name}, {options.size}: {cores} cores, {_cpu()}, load {options.load:.1f} at the start")
+    if options.load > BUSY:
+        print("The machine was busy with other work: times are upper bounds, and ratios are those of this hour.")
     for title, rows in tables.items():
         if rows:
             print(f"\n{title}\n\n{markdown(rows)}")

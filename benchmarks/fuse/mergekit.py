@@ -110,8 +110,9 @@ def measure(given: Namespace, place: Path, program: Path | None) -> None:
         memory += sorted([memory_row(name, FINETUNES, runs), *rows], key=lambda row: row["contributions"])
         for folder in (out, out_theirs):
             fresh(folder)
+    inputs, result = size_of(files) / 1e9, size_of([base]) / 1e9
     report("mergekit", given, {
-        f"Time: {shape.describe(FINETUNES)}, {size_of(files) / 1e9:.3g} GB read and {size_of([base]) / 1e9:.3g} GB "
+        f"Time, mergekit {peer.VERSION}: {shape.describe(FINETUNES)}, {inputs:.3g} GB read and {result:.3g} GB "
         f"written; the floor is {bytes_alone}": times,
         "Peak memory in MiB: private to be at most 1,024, and with 16 contributions no more than with 4": memory,
         f"Largest distance from float32 torch, in bf16 steps, on {len(names)} tensors": results,

@@ -26,13 +26,15 @@ def add_options(options: ArgumentParser) -> None:
 
 
 def mergekit_program(venv: Path) -> Path:
-    """``mergekit-yaml`` of an environment, which is made if it is not there."""
+    """``mergekit-yaml`` of an environment, which is made if it is not there. Exits if it is of another version."""
     program = venv / "bin" / "mergekit-yaml"
     if not program.exists():
         print(f"installing mergekit {VERSION} into {venv}", file=sys.stderr)
         subprocess.run([sys.executable, "-m", "venv", venv], check=True)
         pip = [venv / "bin" / "pip", "install", "--quiet", "-c", ROOT / "constraints.txt"]
         subprocess.run([*pip, f"mergekit=={VERSION}", "torch"], check=True)
+    if not list(venv.glob(f"lib/python*/site-packages/mergekit-{VERSION}.dist-info")):
+        raise SystemExit(f"{venv} has another mergekit than {VERSION}, with which the goals were set: give another one")
     return program
 
 

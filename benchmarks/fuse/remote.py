@@ -12,6 +12,7 @@ Not covered: a network. Server and client share the cores, and nothing is slow b
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import threading
@@ -71,6 +72,7 @@ class Box:
                   "XDG_CACHE_HOME": home / "cache", "TMPDIR": temporary}  # fmt: skip
         for folder in (home, temporary, here):
             folder.mkdir(parents=True)
+        os.sync()  # what the last program wrote is not for this one to wait for
         over = threading.Event()
         watcher = threading.Thread(target=self._watch, args=(over,))
         watcher.start()
