@@ -28,12 +28,13 @@ def versions() -> dict[str, str]:
 
 def hardware(device: str, processes: int) -> dict[str, Any]:
     """The kind of machine: equal bytes are promised on the same kind of device."""
-    import torch
-
+    found = {"device": device, "processes": processes, "machine": platform.machine(), "system": platform.system()}
+    try:
+        import torch
+    except ModuleNotFoundError:
+        return found
     cuda = device.startswith("cuda")
-    name = torch.cuda.get_device_name(device) if cuda else torch.backends.cpu.get_cpu_capability()
-    return {"device": device, "name": name, "processes": processes, "threads": torch.get_num_threads(),
-            "machine": platform.machine(), "system": platform.system()}  # fmt: skip
+    return found | {"name": torch.cuda.get_device_name(device) if cuda else torch.backends.cpu.get_cpu_capability()}
 
 
 class Clock:

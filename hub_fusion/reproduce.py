@@ -61,7 +61,6 @@ def reproduce(
     formula = formula_of(record)
     base = fetch_checkpoint(hub, repo, str(formula.base_revision))
     spool = Spool(work / "spool", Screen().spool_bytes)
-    shutil.rmtree(work / "candidate", ignore_errors=True)
     plan = plan_again(hub, repo, record, base, work / "candidate", found, spool, say)
     say(f"fusing {len(plan.sources)} contributions by {plan.method}, step {plan.step:g}")
     report = compute.together(fuse, plan, progress=progress)
@@ -80,11 +79,11 @@ def remarks(record: Generation, compute: Compute) -> tuple[str, ...]:
     then, here = record.hardware, hardware(compute.device, compute.processes)
     found = []
     kinds = [str(h.get("device", "an unknown device")).partition(":")[0] for h in (then, here)]
-    keys = ("device", "name", "machine", "threads")
-    if kinds[0] != kinds[1] or any(k in then and then[k] != here[k] for k in keys[1:]):
+    keys = ("device", "name", "machine")
+    if kinds[0] != kinds[1] or any(k in then and k in here and then[k] != here[k] for k in keys[1:]):
         was, now = (", ".join(str(h[k])[:60] for k in keys if k in h) for h in (then, here))
-        found.append(f"{record.tag} was fused on another kind of device or with other threads ({was}; here {now}): "
-                     "equal bytes are claimed on the same kind only")  # fmt: skip
+        found.append(f"{record.tag} was fused on another kind of device ({was}; here {now}): equal bytes are claimed "
+                     "on the same kind only")  # fmt: skip
     old = {name.replace("_", "-"): str(version)[:40] for name, version in record.versions.items()}
     new = versions()
     other = [f"{n} {old[n]} (here {new.get(n, 'none')})" for n in DECISIVE if n in old and old[n] != new.get(n)]

@@ -120,7 +120,7 @@ HOSTILE: dict[str, tuple[Callable[[dict[str, Any]], Any], type[HubFusionError], 
     "no weights": (lambda r: r.update(weights={}), RecordError, "does not say enough"),
     "no share": (lambda r: r["contributions"][0].update(weight=None), RecordError, "weight and origin"),
     "negative share": (
-        lambda r: r["contributions"][0].update(weight=-1), HubFusionError, "must be finite, not negative"),
+        lambda r: r["contributions"][0].update(weight=-1), HubFusionError, "not negative"),
     "endless scale": (lambda r: r["contributions"][0].update(scale="inf"), RecordError, "scale"),
     "unknown method": (lambda r: r.update(method="os.system"), MergeError, "there is no merge method"),
     "unknown option": (lambda r: r["formula"].update(options={"x": 1}), MergeError, "no option 'x'"),

@@ -125,11 +125,15 @@ def test_a_configuration_gives_what_mergekits_formula_gives(case: str, world: Pa
         torch.testing.assert_close(tensor, start[name] + formula(changes), rtol=1e-6, atol=1e-6)
 
 
-def test_weights_below_zero_stay_below_zero(world: Path) -> None:
+def test_weights_below_zero_subtract(world: Path, tmp_path: Path) -> None:
     """Shares are of the magnitudes' sum, and task arithmetic is the method that takes them."""
-    given = {"ann": {"weight": 1.0}, "bob": {"weight": -0.5}}
-    formula = translate(configuration(world, "task_arithmetic", given)).formula
-    assert (formula.weights, formula.options) == ((1.0, -0.5), {"scale": 0.75})
+    text = configuration(world, "task_arithmetic", {"ann": {"weight": 1.0}, "bob": {"weight": -0.5}})
+    assert translate(text).formula.options == {"scale": 0.75}
+    found, _ = merged(world, tmp_path, text)
+    base, ann, bob = (tensors(world / name) for name in ("base", "ann", "bob"))
+    for name, tensor in found.items():
+        expected = base[name] + (ann[name] - base[name]) - 0.5 * (bob[name] - base[name])
+        torch.testing.assert_close(tensor, expected, rtol=1e-6, atol=1e-6)
 
 
 def test_in_a_linear_merge_the_base_counts_as_one_of_the_models(world: Path, tmp_path: Path) -> None:
