@@ -10,6 +10,8 @@ from hub_fusion.merge.parts import largest, mean_of_agreeing, weighted_sum
 if TYPE_CHECKING:
     import torch
 
+FLAT = 1e-8  # eigenvalues of the directions' Gram matrix below this are a dimension that they do not span
+
 
 @merge_method("Model Stock", source="https://arxiv.org/abs/2403.19522", judged="base")
 def model_stock(deltas: torch.Tensor, weights: torch.Tensor, *, gram: torch.Tensor) -> torch.Tensor:
@@ -34,7 +36,7 @@ def karcher(deltas: torch.Tensor, weights: torch.Tensor, *, gram: torch.Tensor, 
     """The mean of the directions on the sphere, times the mean length; for two contributions this is SLERP.
 
     Per tensor, on task vectors: iterated logarithmic and exponential maps (Karcher 1977) from the normalised mean, in
-    the coordinates of the Gram matrix. Implementations that take whole weights, where all finetunes are nearly
+    coordinates that the Gram matrix gives. Implementations that take whole weights, where all finetunes are nearly
     parallel, give almost the mean. Directions that cancel have no mean; the weighted mean is given then.
     Example: orthogonal deltas of length 1 with equal weights give length 1 between them, where the mean has length √½.
     """
@@ -43,26 +45,26 @@ def karcher(deltas: torch.Tensor, weights: torch.Tensor, *, gram: torch.Tensor, 
     w, tiny = weights.double(), torch.finfo(torch.float64).tiny
     lengths = gram.diagonal().clamp_min(0).sqrt()
     inverse = torch.where(lengths > 0, 1 / lengths.clamp_min(tiny), 0.0)
-    unit = gram * inverse.outer(inverse)  # inner products of the directions
-    point = w * (lengths > 0)
-
-    def length(coordinates: torch.Tensor) -> torch.Tensor:
-        return (coordinates @ unit @ coordinates).clamp_min(0).sqrt()
-
-    if float(length(point)) < 1e-9:
+    squares, axes = torch.linalg.eigh(gram * inverse.outer(inverse))
+    axes, roots = axes[:, squares > FLAT], squares[squares > FLAT].sqrt()
+    directions = axes * roots  # (contributions, rank): of length 1, with the angles of the task vectors
+    point = w @ directions
+    if float(point.norm()) < 1e-6:
         return weighted_sum(deltas, weights)
-    point = point / length(point)
+    point = point / point.norm()
     for _ in range(iterations):
-        cosines = (unit @ point).clamp(-1, 1)
+        cosines = (directions @ point).clamp(-1, 1)
         angles = cosines.acos()
-        usable = (lengths > 0) & (angles < torch.pi - 1e-6)  # the opposite direction lies no way in particular
+        usable = (lengths > 0) & (angles < torch.pi - 1e-4)  # the opposite direction lies no way in particular
         rates = torch.where(angles > 1e-9, angles / angles.sin().clamp_min(tiny), 1.0) * w * usable
-        tangent = rates - (rates * cosines).sum() * point
-        step = length(tangent)
+        tangent = rates @ directions - (rates * cosines).sum() * point
+        step = tangent.norm()
         if float(step) < 1e-12:
             break
         point = point * step.cos() + tangent / step * step.sin()
-    return weighted_sum(deltas, (point * inverse * (w * lengths).sum()).to(deltas.dtype))
+        point = point / point.norm()
+    coefficients = (axes / roots) @ point * inverse * (w * lengths).sum()
+    return weighted_sum(deltas, coefficients.to(deltas.dtype))
 
 
 @merge_method(

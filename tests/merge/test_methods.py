@@ -6,10 +6,11 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from .method_harness import run
+from .test_laws import case
 
 seeds = st.integers(0, 2**31)
 
@@ -170,3 +171,14 @@ def test_breadcrumbs_drops_nothing_where_there_is_nothing_to_drop() -> None:
     """gamma of a row of three is no element: the largest stays, where cutting ``[:-0]`` would lose all."""
     deltas = torch.tensor([[[3.0, 2.0, 1.0]]])
     assert run("breadcrumbs", deltas, torch.ones(1), scale=1.0, density=1.0).tolist() == [[3.0, 2.0, 1.0]]
+
+
+@settings(max_examples=100, deadline=None)
+@given(seed=seeds, n=st.integers(1, 6), shape=st.sampled_from([(), (1,), (2,), (7, 5)]))
+@example(seed=33926933, n=3, shape=(1,))
+@example(seed=1302, n=4, shape=(2,))
+def test_karcher_mean_is_no_longer_than_the_mean_length(seed: int, n: int, shape: tuple[int, ...]) -> None:
+    """Also of more directions than dimensions, which may nearly cancel, and of lengths from 1e-6 to 1e6."""
+    deltas, weights = case(shape, n, seed)
+    longest = (weights * deltas.reshape(n, -1).norm(dim=1)).sum()
+    assert run("karcher", deltas, weights).norm() <= longest * 1.001
