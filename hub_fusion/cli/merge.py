@@ -90,7 +90,8 @@ def fuse(
     if json:
         return print_json({"out": str(plan.out), "processes": report.processes, "device": report.device,
                            "files": report.files, "weights_sha256": report.weights_sha256, "tensors": report.tensors,
-                           "bytes": report.bytes_written, "seconds": round(report.seconds, 3),
+                           "bytes": report.bytes_written, "bytes_read": report.bytes_read,
+                           "bytes_resumed": report.bytes_resumed, "seconds": round(report.seconds, 3),
                            "dropped": list(report.dropped)})  # fmt: skip
     say(f"wrote {report.tensors} tensors, {report.bytes_written:,} bytes, in {report.seconds:.1f} s "
         f"(processes: {report.processes}, {report.device}) to {plan.out}")  # fmt: skip

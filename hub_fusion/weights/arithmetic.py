@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from hub_fusion.errors import WeightsError
 from hub_fusion.merge import BoundMethod
+from hub_fusion.merge.method import STATISTICS
 from hub_fusion.weights import kernels
 from hub_fusion.weights.checkpoint import Checkpoint
 from hub_fusion.weights.codec import is_finite, narrow, widen
@@ -21,9 +22,6 @@ from hub_fusion.weights.cuts import find_cuts
 from hub_fusion.weights.reading import Array, Origins, Reader
 from hub_fusion.weights.tensors import COMPILED_ELEMENTS, TORCH_ELEMENTS, TensorWork
 from hub_fusion.weights.twins import Around, find_twin
-
-if TYPE_CHECKING:
-    from hub_fusion.weights.compute import Compute
 
 
 class Arithmetic(Reader):
@@ -33,6 +31,7 @@ class Arithmetic(Reader):
         super().__init__()
         self.formula, self.step, self.seed = formula, step, seed
         self.twin = find_twin(formula)
+        self.norms: dict[str, float] = {}  # of the contributions' Fisher information
         self.over_model = (formula.method.options | formula.options).get("within") == "model"
         self.elements = COMPILED_ELEMENTS if self.twin else TORCH_ELEMENTS
 
@@ -123,17 +122,31 @@ class Arithmetic(Reader):
             draw = partial(noise_like, start=first, seed=self.seed, tensor=work.name)
             pairs = zip(tensors, work.taking, strict=True)
             inputs["noise"] = torch.stack([draw(d, contribution=taken.source.key) for d, taken in pairs])
+        for kind in STATISTICS & work.asked:
+            found = self.statistics(work, kind, start, stop)
+            inputs[kind] = None if found is None else torch.from_numpy(found)
         merged = self.formula(tensors, torch.from_numpy(work.weights), **inputs)
         return merged.to(torch.float32).reshape(-1).contiguous().numpy()
 
-    def survey(self, works: list[TensorWork], compute: Compute) -> None:
-        """Before the first tensor: the thresholds of whole task vectors, where the method trims by them."""
-        if not self.over_model:
-            return
-        raise NotImplementedError
+    def statistics(self, work: TensorWork, kind: str, start: int, stop: int) -> Array | None:
+        """What contributors computed beside their weights; None unless all of them did for this tensor.
 
-    # -------------------------------------------------------------------------
+        ``fisher``: float32 (contributions, rows, …), rows [start, stop) of the diagonal, divided by the whole model's
+        norm; ``activations``: float32 (contributions, columns, columns), Gram matrices of the layer's inputs.
+        """
+        found = []
+        for d in work.taking:
+            name = d.statistic(kind, work.name)
+            if name is None or d.statistics is None:
+                return None
+            if kind == "fisher":
+                rows = self.wide(d.statistics, name, *work.range(start, stop), "fisher").astype(np.float32)
+                found.append(rows.reshape(work.shape(start, stop)) / np.float32(self.norms[d.source.key]))
+            else:
+                found.append(self.whole(d.statistics, name))
+        return np.stack(found)
 
+    # what must be known of a whole tensor before its first block --------------------------------------------------
     def preparations(self, work: TensorWork) -> list[Callable[[], None]]:
         """What has to be done before the first block of a tensor of several, in any order."""
         tasks: list[Callable[[], None]] = []

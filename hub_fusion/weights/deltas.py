@@ -21,6 +21,7 @@ from hub_fusion.weights.names import kind_of, match_names, memory_names
 if TYPE_CHECKING:
     from hub_fusion.weights.adapter import Change
 
+STATISTICS = "statistics.safetensors"  # in the folder fusion/ of a contribution
 Opener = Callable[..., Checkpoint]  # (folder, file name) → checkpoint; the same one for the same folder
 
 
@@ -64,6 +65,7 @@ class Deltas:
             self.files = opener(source.folder)
             self.names = match_names(base, self.files).names
             self.used = {name for name in self.names.values() if name}
+        self.statistics = _open_statistics(source.folder)
         # a head its generation was published without
         self.new_tensors = {n for n in self.names if n not in self.origin}
         self._changes: dict[str, Change] = {}
@@ -75,6 +77,14 @@ class Deltas:
         A body tensor that an adapter does not target is one it left as it was: a change of zero, which counts.
         """
         return kind_of(name) == "body" or (name in self.names and name not in self.new_tensors)
+
+    def statistic(self, kind: str, name: str) -> str | None:
+        """The tensor of the statistics that belongs to one of the base's, if there is one: ``KIND/NAME``.
+
+        NAME is the contribution's own name of the tensor.
+        """
+        known = f"{kind}/{self.names.get(name) or name}"
+        return known if self.statistics is not None and known in self.statistics else None
 
     def change(self, name: str, read: Callable[[str], Any]) -> Change | None:
         """What an adapter's factors make of a tensor, if they do; they are read once, by whoever comes first."""
@@ -90,6 +100,12 @@ class Deltas:
         """Give back the memory of `change`."""
         with self._lock:
             self._changes.pop(name, None)
+
+
+def _open_statistics(folder: Path) -> Checkpoint | None:
+    """What a contributor computed beside the weights, if anything."""
+    place = folder / "fusion"
+    return Checkpoint.open(place, STATISTICS) if (place / STATISTICS).is_file() else None
 
 
 def row_blocks(rows: int, columns: int, budget: int) -> list[tuple[int, int]]:

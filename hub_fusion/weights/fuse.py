@@ -24,6 +24,7 @@ from hub_fusion.weights import journal, writer
 from hub_fusion.weights.checkpoint import Checkpoint, TensorSpec
 from hub_fusion.weights.plan import FusePlan, OpenPlan, describe, open_plan, weights_sha256
 from hub_fusion.weights.schedule import run
+from hub_fusion.weights.survey import survey
 from hub_fusion.weights.tensors import TensorWork, works_of
 
 if TYPE_CHECKING:
@@ -80,13 +81,14 @@ def fuse(plan: FusePlan, compute: Compute, progress: Progress | None = None) -> 
     compute.barrier()
     share = {spec.name for spec in _shares(specs, compute.processes)[compute.rank]}
     arithmetic = compute.arithmetic(opened.formula, plan)
-    works = [work for work in works_of(opened, arithmetic.elements) if work.name in share]
+    works = works_of(opened, arithmetic.elements)
     hashes: dict[str, str] = {}
     resumed, fault = 0, None
     try:
         with compute.one_thread_each(torch_too=not arithmetic.twin):
-            arithmetic.survey(works, compute)
-            resumed, hashes = _write_all(opened, works, arithmetic, compute, progress)
+            survey(arithmetic, works, compute)
+            mine = [work for work in works if work.name in share]
+            resumed, hashes = _write_all(opened, mine, arithmetic, compute, progress)
     except WeightsError as error:
         fault = str(error)
     faults = [told for told in compute.gather(fault) if told]

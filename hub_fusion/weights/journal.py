@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 PLAN = "fusing.json"
-EVERY_S = 1.0
+EVERY_S = 0.5  # how much work a kill may cost
 
 
 def plan_id(facts: Any) -> str:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from hub_fusion import __version__
 from hub_fusion.errors import HubFusionError, WeightsError
 from hub_fusion.merge import BoundMethod, find_method
+from hub_fusion.merge.method import STATISTICS
 from hub_fusion.weights.checkpoint import FLOATS, Checkpoint, TensorSpec
 from hub_fusion.weights.deltas import Deltas, Source, sharing_opener
 from hub_fusion.weights.journal import plan_id
@@ -82,6 +83,7 @@ def open_plan(plan: FusePlan) -> OpenPlan:
         raise faults[0]
     if faults:
         raise WeightsError(f"{len(faults)} contributions do not fit: " + "; ".join(map(str, faults)))
+    _check_statistics(formula, opened)
     dropped = tuple(sorted(n for n in base if plan.heads == "drop" and kind_of(n) == "task"))
     return OpenPlan(plan, formula, base, opened, dropped, plan_layout(base, dropped, plan.dtype))
 
@@ -121,6 +123,25 @@ def memory_bytes(works: list[TensorWork], threads: int = 1) -> int:
     factors = max((sum(prod(d.files[n].shape) for d in w.taking if (t := d.targets.get(w.name)) and t.a
                        for n in t.reads) for w in works), default=0)  # fmt: skip
     return 4 * (threads * largest + 2 * factors)
+
+
+def _check_statistics(formula: BoundMethod, opened: list[Deltas]) -> None:
+    """A method that asks for statistics needs some from everybody; shapes are those of the tensors they belong to."""
+    for kind in sorted(formula.method.inputs & STATISTICS):
+        lacking = [d.source.key for d in opened if not any(n.startswith(f"{kind}/") for n in d.statistics or ())]
+        if lacking:
+            raise WeightsError(f"{formula.method.name} needs {kind} statistics (fusion/statistics.safetensors) of "
+                               f"every contribution; {', '.join(lacking[:5])} have none: fuse by mean")  # fmt: skip
+        for d in opened:
+            for own in d.names:
+                name = d.statistic(kind, own)
+                if name is None or d.statistics is None:
+                    continue
+                shape, found = d.origin[own].shape if own in d.origin else (), d.statistics[name]
+                wanted = shape if kind == "fisher" else (shape[-1], shape[-1]) if len(shape) == 2 else None
+                if found.shape != wanted or found.dtype not in FLOATS:
+                    raise WeightsError(f"{d.source.key}: the statistics {name} are {found.dtype} {list(found.shape)}; "
+                                       f"{own} has the shape {list(shape)}: compute them again")  # fmt: skip
 
 
 def _check(plan: FusePlan, sources: list[Source], formula: BoundMethod) -> None:

@@ -48,8 +48,9 @@ class TensorWork:
             self.rows, self.columns = 1, size
         elif len(shape) > 2 and any((t := d.targets.get(self.name)) and t.a for d in self.taking):
             self.rows, self.columns = shape[0], prod(shape[1:])
+        one = method.whole or "activations" in method.inputs  # whose equations are solved once for a tensor
         each = min(max(elements // max(len(self.taking), 1), LEAST), MOST)
-        self.blocks = row_blocks(self.rows, self.columns, size if method.whole and self.taking else each)
+        self.blocks = row_blocks(self.rows, self.columns, size if one and self.taking else each)
         self.asked = method.inputs if self.taking and self.blocks else frozenset()
         self.cuts: list[tuple[Cut, Cut]] = [(Cut.NONE, Cut.ALL)] * len(self.taking)
         self.gram: np.ndarray | None = None

@@ -1,0 +1,141 @@
+"""A fuse that was killed goes on where it stopped, and ends with the bytes of one that was not."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from hub_fusion.weights import tensors
+from hub_fusion.weights.compute import Compute
+from hub_fusion.weights.deltas import Source
+from hub_fusion.weights.fuse import FusePlan, fuse
+
+from .tiny import save_folder
+
+PROJECT = Path(__file__).parents[2]
+
+
+def world(folder: Path, rows: int, layers: int, n: int = 3) -> FusePlan:
+    """A sharded base in bfloat16 and its finetunes."""
+    source = torch.Generator().manual_seed(0)
+    base = {f"body.{i}.weight": torch.randn(rows, 512, generator=source).bfloat16() for i in range(layers)}
+    folders = [
+        save_folder(folder / f"f{i}", {k: v + (0.01 * torch.randn(v.shape, generator=source)).bfloat16()
+                                       for k, v in base.items()}, shards=2)
+        for i in range(n)
+    ]  # fmt: skip
+    start = save_folder(folder / "base", base, shards=2)
+    return FusePlan(start, folder / "out", tuple(Source(f.name, f, start) for f in folders), "ties")
+
+
+class Stop(Exception):
+    """What ends a fuse here."""
+
+
+def interrupt(plan: FusePlan, after: int) -> None:
+    """Fuse, and stop when so many bytes have been written."""
+
+    def progress(done: int, total: int) -> None:
+        if done >= after:
+            raise Stop
+
+    with pytest.raises(Stop):
+        fuse(plan, Compute(), progress)
+
+
+@pytest.fixture
+def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Many blocks in a small model."""
+    monkeypatch.setattr(tensors, "MOST", 4096)
+    monkeypatch.setattr(tensors, "LEAST", 4096)
+
+
+def test_an_interrupted_fuse_goes_on_and_ends_with_the_same_bytes(tmp_path: Path, small_blocks: None) -> None:
+    """At any point; what was written is not written again, and nothing of the journal is left."""
+    plan = world(tmp_path, 32, 6)
+    whole = fuse(replace(plan, out=tmp_path / "whole"), Compute())
+    assert whole.bytes_resumed == 0
+    for after in (1, whole.bytes_written // 3, whole.bytes_written - 1, whole.bytes_written):
+        out = tmp_path / f"out{after}"
+        interrupt(replace(plan, out=out), after)
+        assert not list(out.glob("*.safetensors"))
+        report = fuse(replace(plan, out=out), Compute())
+        assert report.files == whole.files
+        assert report.bytes_resumed >= min(after, whole.bytes_written) // 2
+        left = {p.name for p in out.iterdir()}
+        assert left == {p.name for p in (tmp_path / "whole").iterdir()}
+
+
+def test_another_plan_starts_over(tmp_path: Path, small_blocks: None) -> None:
+    """Bytes of another method, or of inputs that have changed since, must not survive in the result."""
+    plan = world(tmp_path, 32, 4)
+    interrupt(plan, 100_000)
+    other = replace(plan, options={"density": 0.5})
+    assert fuse(other, Compute()).bytes_resumed == 0
+    interrupt(plan, 100_000)
+    os.utime(plan.sources[0].folder / "model-00001-of-00002.safetensors", ns=(1, 1))
+    assert fuse(plan, Compute()).bytes_resumed == 0
+
+
+def test_a_torn_journal_and_missing_files_are_survived(tmp_path: Path, small_blocks: None) -> None:
+    """The last line may be cut off; a partial file may have been deleted; both cost work, not bytes."""
+    plan = world(tmp_path, 32, 4)
+    whole = fuse(replace(plan, out=tmp_path / "whole"), Compute())
+    interrupt(plan, 100_000)
+    log = plan.out / "fusing-0.log"
+    log.write_bytes(log.read_bytes()[:-1] + b"7")
+    assert fuse(plan, Compute()).files == whole.files
+    interrupt(plan, 100_000)
+    (plan.out / "model-00002-of-00002.safetensors.partial").unlink()
+    report = fuse(plan, Compute())
+    assert (report.files, report.bytes_resumed) == (whole.files, 0)
+
+
+def kill(arguments: list[str], seconds: float) -> bool:
+    """Start a fuse and kill it after so long; whether it was still running."""
+    process = subprocess.Popen(arguments, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+    try:
+        process.wait(seconds)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        return True
+    return False
+
+
+@pytest.mark.slow
+def test_kills_at_random_points_change_nothing(tmp_path: Path) -> None:
+    """Ten fuses by SIGKILL at a random moment each, then run to their end: the sha256 of one that was not killed."""
+    plan = world(tmp_path, 8192, 12)
+    command = [sys.executable, "-m", "hub_fusion", "fuse", str(plan.base), *(str(s.folder) for s in plan.sources),
+               "--method", "ties", "--json", "--out"]  # fmt: skip
+    os.environ.setdefault("PYTHONPATH", str(PROJECT))
+
+    def run(out: str) -> tuple[dict[str, object], float]:
+        began = time.monotonic()
+        done = subprocess.run([*command, str(tmp_path / out)], capture_output=True, text=True, check=True)
+        return json.loads(done.stdout), time.monotonic() - began
+
+    run("warm")
+    whole, seconds = run("whole")
+    moments = random.Random(0)
+    resumed, killed = 0, 0
+    for number in range(10):
+        out = f"killed{number}"
+        killed += kill([*command, str(tmp_path / out)], moments.uniform(0.2, seconds))
+        again, _ = run(out)
+        assert again["files"] == whole["files"]
+        resumed += bool(again["bytes_resumed"])
+    print(f"\n{killed} of 10 killed while running ({seconds:.1f} s alone), {resumed} went on from a journal")
+    assert killed >= 5
+    assert resumed >= 1
