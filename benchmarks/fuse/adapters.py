@@ -6,7 +6,8 @@
 Adapters lie as PEFT writes them. The question is whether the adapters' bytes and the base's are read once, and nothing
 is made as large as the model. "Read" is what the process asked for with read(2) and its kin (rchar of /proc/PID/io).
 "Mapped" is the peak of resident pages of mapped files (RssFile): what is read in place shows there, but once, however
-often it is used. Of both, what a --dry-run of the same fuse needs (libraries, headers) is taken off.
+often it is used. Of both, what a --dry-run of the same fuse needs (libraries, headers) is taken off. A result that is
+read back, to hash it, counts as read.
 """
 
 from __future__ import annotations
