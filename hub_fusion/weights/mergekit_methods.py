@@ -117,7 +117,6 @@ def sce(asked: Asked) -> Formula:
     """Contributions weigh as their squared length."""
     asked.only("select_topk")
     select = asked.number("select_topk", 1.0)
-    asked.note("signs are elected by the sum that is weighted by squared lengths, mergekit's by the plain sum")
     return _formula(asked, "sce", {"select": min(max(select, 0.0), 1.0)}, [1.0] * len(asked.entries))
 
 

@@ -164,10 +164,18 @@ def test_dare_keeps_a_share_and_the_l1_norm_if_it_rescales(
         torch.testing.assert_close(change[kept], ratio * whole[kept], rtol=1e-4, atol=1e-5)
 
 
-def test_model_stock_sce_and_multislerp_are_translated_with_notes(world: Path, tmp_path: Path) -> None:
-    for method, words in (("model_stock", "cut to"), ("sce", "plain sum"), ("multislerp", "Karcher")):
+def test_model_stock_sce_and_multislerp_are_translated(world: Path, tmp_path: Path) -> None:
+    for method, words in (("model_stock", "cut to"), ("sce", "'weight'"), ("multislerp", "Karcher")):
         found, notes = merged(world, tmp_path, configuration(world, method, EACH))
         assert any(words in note for note in notes) and all(t.isfinite().all() for t in found.values())
+    found, _ = merged(world, tmp_path, configuration(world, "sce", EACH))
+    base = tensors(world / "base")
+    for name, tensor in found.items():
+        changes = [tensors(world / model)[name] - base[name] for model in W]
+        signs = torch.where(torch.stack(changes).sum(0) >= 0, 1.0, -1.0)
+        shares = [float(c.square().sum()) * (c.sign() == signs) for c in changes]
+        expected = sum(s * c for s, c in zip(shares, changes, strict=True)) / sum(shares).clamp_min(1e-30)  # type: ignore
+        torch.testing.assert_close(tensor, base[name] + expected, rtol=1e-5, atol=1e-5)
     t = translate(configuration(world, "sce", EACH, parameters={"select_topk": 0.1}))
     assert (t.formula.method, t.formula.options, t.formula.weights) == ("sce", {"select": 0.1}, (1.0, 1.0, 1.0))
     assert any("'weight'" in note and "left out" in note for note in t.notes)
