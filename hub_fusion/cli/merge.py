@@ -216,7 +216,7 @@ def explain(method: MergeMethod) -> list[str]:
         f"judged: {method.judged} ({'held-out tasks' if method.judged == 'base' else 'the tasks that were merged'})",
         f"options: {', '.join(options) or 'none'}",
         f"needs: {', '.join(sorted(method.inputs)) or 'nothing besides the weights'}; {reads}, {memory}",
-        *(f"{i}: statistics that contributions bring; without them the weighted mean" for i in sorted(statistics)),
+        *(f"{i}: statistics that every contribution brings; tensors without get the mean" for i in sorted(statistics)),
         *(["negative weights subtract"] if method.signed else []),
     ]
 

@@ -22,7 +22,7 @@ def test_every_method_is_explained() -> None:
 def test_choices_statistics_and_signs_are_told() -> None:
     """Those a user cannot guess."""
     assert "within=tensor (tensor | model)" in "\n".join(explain(find_method("ties")))
-    assert "fisher: statistics that contributions bring; without them the weighted mean" in explain(
+    assert "fisher: statistics that every contribution brings; tensors without get the mean" in explain(
         find_method("fisher")
     )
     assert "negative weights subtract" in explain(find_method("task_arithmetic"))
