@@ -14,13 +14,13 @@ from pathlib import Path
 
 from hub_fusion.errors import HubError, HubUnreachable, RecordError, RepoMissing, WeightsError
 from hub_fusion.hub import FileInfo, Hub
-from hub_fusion.publish.archive import Archive, default_archive, folder_of
+from hub_fusion.publish.archive import Archive, default_archive, files_read, folder_of
 from hub_fusion.publish.state import read_record
 from hub_fusion.recipe import Recipe
 from hub_fusion.records import Credit, Formula, Generation, generation_number
 from hub_fusion.weights.deltas import Source
 from hub_fusion.weights.fuse import FusePlan
-from hub_fusion.weights.remote import ADAPTER, ADAPTER_CONFIG, Spool, fetch_checkpoint, weight_files
+from hub_fusion.weights.remote import ADAPTER, Spool, fetch_checkpoint
 
 REPO = re.compile(r"[A-Za-z0-9_][\w.-]{0,95}/[A-Za-z0-9_][\w.-]{0,95}", re.ASCII)
 Say = Callable[[str], None]
@@ -50,6 +50,8 @@ def open_generation(hub: Hub, repo: str, tag: str) -> tuple[Generation, str]:
     if number == 0:
         raise RecordError(f"gen-0 of {repo} is the root, which nothing was fused into: ask for gen-1 or later")
     record = read_record(hub, repo, number, tags[tag])
+    if ADAPTER in record.weights:
+        raise RecordError(f"{tag} of {repo} is an adapter, which cannot be made again from its record yet")
     strange = [c.repo[:100] for c in record.contributions if not REPO.fullmatch(c.repo) or ".." in c.repo]
     vague = [c.key for c in record.contributions if c.weight is None or (c.origin_revision or c.generation) is None]
     if strange or vague or not record.contributions or not record.weights:
@@ -103,13 +105,7 @@ def find_contributions(hub: Hub, repo: str, records: Sequence[Generation], *, pa
 
 def _find(hub: Hub, credit: Credit, archives: Sequence[Archive]) -> Found:
     try:
-        there = hub.files(credit.repo, credit.sha)
-        adapter = credit.relation == "adapter"
-        names = [ADAPTER, ADAPTER_CONFIG] if adapter else weight_files(hub, credit.repo, credit.sha, there)
-        lost = [name for name in names if name not in there]
-        if lost:
-            raise WeightsError(f"it has no {', '.join(lost)}")
-        return Found(credit, credit.repo, credit.sha, [there[name] for name in names])
+        return Found(credit, credit.repo, credit.sha, files_read(hub, credit))
     except HubUnreachable:
         raise
     except (HubError, WeightsError):

@@ -13,9 +13,11 @@ from hub_fusion.errors import RepoMissing, WeightsError
 from hub_fusion.hub import FileInfo, Hub
 from hub_fusion.records import Credit, files_identity
 from hub_fusion.weights.checkpoint import INDEX
-from hub_fusion.weights.remote import ADAPTER_CONFIG
+from hub_fusion.weights.deltas import STATISTICS
+from hub_fusion.weights.remote import ADAPTER, ADAPTER_CONFIG, weight_files
 
 MANIFEST = "archive.json"
+EXTRA = f"fusion/{STATISTICS}"
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,22 @@ class Archive:
         if read and credit.files_sha256 not in (None, files_identity({n: f.sha256 or f.oid for n, f in read.items()})):
             raise WeightsError(f"{self.repo}/{place} does not hold the files of {credit.key} that were fused")
         return list(read.values())
+
+
+def files_read(hub: Hub, credit: Credit) -> list[FileInfo]:
+    """The files of a contribution that a fuse reads, in its own repository: weights, and statistics if they were read.
+
+    Raises RepoMissing, HubError, WeightsError if they are not there.
+    """
+    there = hub.files(credit.repo, credit.sha)
+    adapter = credit.relation == "adapter"
+    names = [ADAPTER, ADAPTER_CONFIG] if adapter else weight_files(hub, credit.repo, credit.sha, there)
+    lost = [name for name in names if name not in there]
+    if lost:
+        raise WeightsError(f"{credit.key} has no {', '.join(lost)}")
+    with_more = {name: there[name] for name in (*names, EXTRA) if name in there}
+    more = files_identity({n: f.sha256 or f.oid for n, f in with_more.items()}) == credit.files_sha256
+    return list(with_more.values()) if more else [there[name] for name in names]
 
 
 def folder_of(credit: Credit) -> str:

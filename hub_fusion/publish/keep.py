@@ -18,11 +18,11 @@ from typing import TYPE_CHECKING
 
 from hub_fusion.errors import HubError, HubFusionError, HubUnreachable, RepoMissing
 from hub_fusion.hub import Hub
-from hub_fusion.publish.archive import MANIFEST, Archive, default_archive, folder_of
+from hub_fusion.publish.archive import MANIFEST, Archive, default_archive, files_read, folder_of
 from hub_fusion.publish.state import BaseState, read_record
 from hub_fusion.recipe import Recipe
 from hub_fusion.records import Contribution, Credit
-from hub_fusion.weights.remote import ADAPTER, ADAPTER_CONFIG, Spool, weight_files
+from hub_fusion.weights.remote import Spool
 
 if TYPE_CHECKING:
     from hub_fusion.hub import Operation
@@ -111,15 +111,14 @@ def _keep(hub: Hub, archive: Archive, credit: Credit, base: str, spool: Spool) -
     from huggingface_hub import CommitOperationAdd
 
     there, place = hub.files(credit.repo, credit.sha), folder_of(credit)
-    adapter = credit.relation == "adapter"
-    names = [ADAPTER, ADAPTER_CONFIG] if adapter else weight_files(hub, credit.repo, credit.sha, there)
-    names += [n for n in there if (n == "config.json" or NOTICES.fullmatch(n)) and there[n].size <= SMALL]
-    folder = spool.fetch(hub, credit.repo, credit.sha, [there[name] for name in names])
+    files = files_read(hub, credit)
+    files += [f for n, f in there.items() if (n == "config.json" or NOTICES.fullmatch(n)) and f.size <= SMALL]
+    folder = spool.fetch(hub, credit.repo, credit.sha, files)
     about = {"repo": credit.repo, "sha": credit.sha, "author": credit.author, "license": credit.license,
              "relation": credit.relation, "fused_into": base}  # fmt: skip
     manifest = json.dumps(about, indent=1, ensure_ascii=False) + "\n"
     operations: list[Operation] = [CommitOperationAdd(f"{place}/{MANIFEST}", manifest.encode())]
-    operations += [CommitOperationAdd(f"{place}/{name}", folder / name) for name in names]
+    operations += [CommitOperationAdd(f"{place}/{f.path}", folder / f.path) for f in files]
     hub.commit(archive.repo, operations, f"Keep {credit.key}", description=f"By {credit.author}, {credit.license}")
 
 

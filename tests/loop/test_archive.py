@@ -10,7 +10,8 @@ import pytest
 from huggingface_hub import CommitOperationAdd
 
 from hub_fusion.errors import RecipeError, RepoMissing
-from hub_fusion.publish.archive import Archive, folder_of
+from hub_fusion.publish.archive import Archive, files_read, folder_of
+from hub_fusion.records import Credit, files_identity
 
 from .proxy import Request, forwarding
 from .world import AUTHORS, BASE, LATER, World
@@ -145,6 +146,19 @@ def test_a_fault_while_it_archives_neither_loses_nor_doubles_a_copy(number: int,
     assert keys(ready) == fused
     kept = [c.title for c in ready.maintainer.commits(ARCHIVE) if c.title.startswith("Keep ")]
     assert sorted(kept) == [f"Keep {key}" for key in fused], "one commit for each contribution"
+
+
+def test_statistics_are_kept_if_they_were_read(ready: World) -> None:
+    """The hash of what was read tells: a file that lies beside the weights is not part of a generation."""
+    statistics = CommitOperationAdd("fusion/statistics.safetensors", b"fisher")
+    sha = ready.client("ann").commit("ann/finetune", [statistics], "Statistics")
+    credit = Credit(repo="ann/finetune", sha=sha, relation="finetune", author="ann")
+    there = ready.maintainer.files("ann/finetune", sha)
+    assert [f.path for f in files_read(ready.maintainer, credit)] == ["model.safetensors"]
+    both = ["model.safetensors", "fusion/statistics.safetensors"]
+    read = files_identity({name: there[name].sha256 or there[name].oid for name in both})
+    credit = credit.model_copy(update={"files_sha256": read})
+    assert [f.path for f in files_read(ready.maintainer, credit)] == both
 
 
 def test_the_archive_is_not_the_base(ready: World) -> None:
