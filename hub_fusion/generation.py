@@ -31,8 +31,9 @@ from hub_fusion.publish.state import BaseState, check_base, fused_keys, open_bas
 from hub_fusion.publish.status import read_status, tell_published, tell_queue, tell_rejected
 from hub_fusion.recipe import Recipe
 from hub_fusion.records import Attempt, Contribution, Formula, Generation, Refusal, Verdict, attempt_id, now
+from hub_fusion.weights.frozen import FrozenBase
 from hub_fusion.weights.fuse import FusePlan, FuseReport, Progress, folder_sha256, fuse
-from hub_fusion.weights.remote import Spool, fetch_checkpoint
+from hub_fusion.weights.remote import ADAPTER, Spool, fetch_checkpoint
 
 if TYPE_CHECKING:
     from hub_fusion.evaluate.scores import Measurement
@@ -123,11 +124,14 @@ def screen_round(
 ) -> tuple[Path, Screened]:
     """The folder of the newest generation, and what of the chosen contributions passes the screen, spooled."""
     check_base(hub, state)
+    is_adapter = recipe.publish.kind == "adapter"
+    if not is_adapter and ADAPTER in hub.files(recipe.base, state.head):
+        raise RecipeError(f"the generations of {recipe.base} are adapters: set publish.kind to adapter")
     generations = Generations.of(hub, recipe.base)
     if not generations.commits:  # nobody has tagged the root yet: a stage that runs alone does not
         generations = Generations(((0, state.revision, EPOCH),), {state.revision: 0})
     fused, refusals, fresh = fused_keys(hub, state), list[Refusal](), list[Contribution]()
-    for found in (resolve_origin(identify_weights(c, hub), generations, hub) for c in chosen):
+    for found in (resolve_origin(identify_weights(c, hub), generations, hub, frozen=is_adapter) for c in chosen):
         if isinstance(found, Refusal):
             refusals.append(found)
         elif found.weights_sha256 in fused:
@@ -138,12 +142,29 @@ def screen_round(
             fresh.append(found)
     chosen = fresh
     needed = sorted({c.generation or 0 for c in chosen})
+    if is_adapter:
+        return _screen_frozen(recipe, hub, compute, generations, fresh, refusals, work, say)
     folders = {n: fetch_checkpoint(hub, recipe.base, generations.revision(n)) for n in needed}
     spool = Spool(work / "spool", recipe.screen.spool_bytes)
     spool.retain(c.key for c in chosen)
     base = fetch_checkpoint(hub, recipe.base, state.head)  # its weights, with the configuration of today
     screened = screen(hub, chosen, recipe, base, folders, spool, compute, say)
     return base, replace(screened, refusals=[*refusals, *screened.refusals])
+
+
+def _screen_frozen(
+    recipe: Recipe, hub: Hub, compute: Compute, generations: Generations, chosen: list[Contribution],
+    refusals: list[Refusal], work: Path, say: Say,
+) -> tuple[Path, Screened]:  # fmt: skip
+    """`screen_round` where generations are adapters: what is screened is what each learned since its origin."""
+    shutil.rmtree(work / "changes", ignore_errors=True)
+    revisions = {number: sha for number, sha, _ in generations.commits}
+    frozen = FrozenBase.open(hub, recipe.base, revisions, {c.generation or 0 for c in chosen}, work)
+    spool = Spool(work / "spool", recipe.screen.spool_bytes)
+    spool.retain(c.key for c in chosen)
+    origins = dict.fromkeys(revisions, frozen.root)
+    screened = screen(hub, chosen, recipe, frozen.root, origins, spool, compute, say, frozen.since_origin)
+    return frozen.root, replace(screened, refusals=[*refusals, *screened.refusals])
 
 
 def finish_round(
@@ -154,7 +175,12 @@ def finish_round(
     """Fuse, measure, judge and publish what passed the screen. `dry_run` stops before the Hub is changed."""
     check_recipe(recipe)
     refusals = [refusal for refusal in refusals if refusal.code not in QUIET]
-    report, verdict, parent, candidate = best_step(recipe, compute, state, base, screened, work, clock, say, progress)
+    frozen = None
+    if recipe.publish.kind == "adapter":
+        frozen = FrozenBase.open(hub, recipe.base, state.revisions, [state.generation], work)
+    report, verdict, parent, candidate = best_step(
+        recipe, compute, state, base, screened, work, clock, say, progress, frozen
+    )
     record = Attempt(
         id=id, status="rejected", base=recipe.base, root=recipe.root or state.index.root, created_at=now(),
         parent_generation=state.generation, parent_revision=state.revision, recipe=recipe.to_yaml(),
@@ -188,16 +214,21 @@ def finish_round(
 
 def best_step(
     recipe: Recipe, compute: Compute, state: BaseState, base: Path, screened: Screened, work: Path, clock: Clock,
-    say: Say, progress: Progress | None,
+    say: Say, progress: Progress | None, frozen: FrozenBase | None = None,
 ) -> tuple[FuseReport, Verdict, Measurement, Measurement]:  # fmt: skip
     """Fuse into ``work/candidate`` and measure, going a smaller part of the way until the gate accepts.
 
+    `frozen` is the base where a generation is an adapter of it; to be measured it is merged into ``work/whole``.
     Gives the report and verdict of the last step tried, and the measurements of parent and candidate.
     """
     cache = work / "scores"
     with clock("evaluate"):
-        parent = measure(base, recipe.evaluate, weights_sha256=folder_sha256(base), cache=cache, device=compute.device,
-                         progress=say)  # fmt: skip
+        whole, digest = base, ""
+        if frozen:
+            parent_adapter = frozen.adapters.get(state.generation)
+            whole, digest = frozen.whole(parent_adapter, compute, recipe.merge.heads, progress)
+        parent = measure(whole, recipe.evaluate, weights_sha256=digest or folder_sha256(base), cache=cache,
+                         device=compute.device, progress=say)  # fmt: skip
     best = best_so_far(state.index, parent.scores, recipe.gate)
     shutil.rmtree(work / "candidate", ignore_errors=True)  # a killed round may have left anything there
     tried: list[tuple[float, float]] = []
@@ -206,10 +237,15 @@ def best_step(
         with clock("fuse"):
             plan = FusePlan(base, work / "candidate", tuple(screened.sources), recipe.merge.method,
                             recipe.merge.options, step, recipe.merge.heads, seed=recipe.merge.seed)  # fmt: skip
-            report = compute.together(fuse, plan, progress=progress)
+            if frozen:
+                report = frozen.fuse(state.generation, plan.sources, step, recipe.publish.rank, plan.out, say)
+                whole, digest = frozen.whole(plan.out, compute, recipe.merge.heads, progress)
+            else:
+                report = compute.together(fuse, plan, progress=progress)
+                whole, digest = plan.out, report.weights_sha256
         with clock("evaluate"):
-            candidate = measure(plan.out, recipe.evaluate, weights_sha256=report.weights_sha256, cache=cache,
-                                device=compute.device, progress=say)  # fmt: skip
+            candidate = measure(whole, recipe.evaluate, weights_sha256=digest, cache=cache, device=compute.device,
+                                progress=say)  # fmt: skip
         verdict = judge(candidate.scores, parent.scores, best, recipe.gate, step)
         tried.append((step, verdict.candidate))
         say(verdict.reason)
@@ -224,6 +260,9 @@ def check_recipe(recipe: Recipe) -> None:
     That is allowed where the recipe says that it is meant.
     """
     find_method(recipe.merge.method).bind(recipe.merge.options)
+    if recipe.publish.kind == "adapter" and recipe.merge.method != "mean":
+        raise RecipeError(f"merge.method is {recipe.merge.method}, but adapters are fused by their mean: "
+                          "set it to mean, or publish.kind to weights")  # fmt: skip
     if recipe.gate.require_tasks and not recipe.evaluate.tasks:
         raise RecipeError("evaluate.tasks is empty, so nothing says whether the result is a better base: "
                           "name held-out tasks, or set gate.require_tasks: false to publish unmeasured")  # fmt: skip

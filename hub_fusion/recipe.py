@@ -154,6 +154,10 @@ class Publish(Section):
 
     license: str | None = Field(None, description="the base's licence; default: as its card says")
     keep_formats: bool = Field(False, description="leave .bin, .h5 and other stale weight files beside the new weights")
+    kind: Literal["weights", "adapter"] = Field(
+        "weights", description="adapter: the base's weights stay frozen, and a generation is a LoRA adapter of them"
+    )
+    rank: int = Field(16, ge=1, le=1024, description="of a generation that is an adapter")
 
 
 class Archive(Section):
@@ -231,6 +235,8 @@ class Recipe(Section):
         keep = self.model_dump(mode="json", include={"base", "contributions", "screen", "merge", "gate"})
         keep["contributions"].pop("include")
         keep["screen"].pop("spool_bytes")
+        if self.publish.kind == "adapter":
+            keep["publish"] = {"kind": self.publish.kind, "rank": self.publish.rank}
         return json.dumps(keep, sort_keys=True, separators=(",", ":"))
 
     @staticmethod

@@ -145,6 +145,8 @@ def plan_from_lines(
     from hub_fusion.weights.fuse import FusePlan
 
     rules, hub = open_recipe(recipe, []), open_hub(endpoint)
+    if rules.publish.kind == "adapter":
+        raise typer.BadParameter("generations of this recipe are adapters: hub-fusion publish fuses them")
     kept, _ = parse_lines(read_lines(lines))
     state, place = open_base(hub, rules.base, mend=False), work_folder(work, rules.base)
     stack.enter_context(alone(place, say))

@@ -112,6 +112,15 @@ def other_base(c: Contribution, at: Circumstances) -> Refusal | None:
 
 
 @rule
+def not_an_adapter(c: Contribution, at: Circumstances) -> Refusal | None:
+    """Where generations are adapters of frozen weights, a whole model has no place in them."""
+    if at.recipe.publish.kind == "adapter" and c.relation != "adapter":
+        return c.refuse("filter", "not_an_adapter", "It is a full model; the generations of this base are adapters.",
+                        "Publish a LoRA adapter of this base.")  # fmt: skip
+    return None
+
+
+@rule
 def private(c: Contribution, at: Circumstances) -> Refusal | None:
     """What others cannot see they cannot check."""
     if c.private and not at.recipe.contributions.private:

@@ -58,13 +58,17 @@ class Generations:
         return self.commits[max(place - 1, 0)][0]
 
 
-def resolve_origin(contribution: Contribution, generations: Generations, hub: Hub) -> Contribution | Refusal:
+def resolve_origin(
+    contribution: Contribution, generations: Generations, hub: Hub, *, frozen: bool = False
+) -> Contribution | Refusal:
     """The contribution with generation, origin_revision and known_by filled in.
+
+    Where the base's weights are `frozen`, PEFT's ``revision`` names them and not the adapter that was gone on with.
 
     A refusal where its card claims a revision that no generation has: its change would be taken against other weights.
     """
     claims: list[tuple[str | None, KnownBy]] = [(contribution.base_revision, "card")]
-    if contribution.relation == "adapter":
+    if contribution.relation == "adapter" and not frozen:
         claims.append((_peft_revision(contribution, hub), "peft"))
     for claim, known_by in claims:
         found = generations.find(claim) if claim else None

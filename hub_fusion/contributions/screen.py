@@ -38,6 +38,7 @@ ROOM = 10**9  # bytes of weight files beyond four times the base in float32: hea
 NEVER = datetime.max.replace(tzinfo=UTC)
 ARCHITECTURE_FIX = "Train from this base without changing its layers; new heads are fine."
 Say = Callable[[str], None]
+Prepare = Callable[[Contribution, Source], tuple[Contribution, Source]]
 
 
 @dataclass(frozen=True)
@@ -85,9 +86,12 @@ def check_headers(
 
 def screen(
     hub: Hub, chosen: Sequence[Contribution], recipe: Recipe, base_folder: Path, origins: Mapping[int, Path],
-    spool: Spool, compute: Compute, say: Say,
+    spool: Spool, compute: Compute, say: Say, prepare: Prepare = lambda c, source: (c, source),
 ) -> Screened:  # fmt: skip
-    """Headers, download into the spool, one pass over all tensors. `origins` maps generations to their folders."""
+    """Headers, download into the spool, one pass over all tensors. `origins` maps generations to their folders.
+
+    `prepare` may put something else in the place of a downloaded contribution, or raise WeightsError.
+    """
     base = Checkpoint.open(base_folder)
     refusals: list[Refusal] = []
     spooled: list[tuple[Contribution, Source]] = []
@@ -105,7 +109,7 @@ def screen(
                 )
             else:
                 source = Source(c.key, folder, origins[c.generation or 0], c.relation)
-                refusal = _check_opens(c, source, base, base_folder)
+                c, source, refusal = _open(c, source, base, base_folder, prepare)
                 if refusal is None:
                     read = files_identity({file.path: file.sha256 or file.oid for file in files})
                     spooled.append((c.model_copy(update={"files_sha256": read}), source))
@@ -131,15 +135,19 @@ def screen(
     return Screened(contributions, sources, refusals + more)
 
 
-def _check_opens(c: Contribution, source: Source, base: Checkpoint, base_folder: Path) -> Refusal | None:
-    """Why the downloaded files cannot be opened, if so; in the pass over all tensors that would stop the round."""
+def _open(
+    c: Contribution, source: Source, base: Checkpoint, base_folder: Path, prepare: Prepare
+) -> tuple[Contribution, Source, Refusal | None]:
+    """What is to be measured, prepared; or why it cannot be opened, which would stop the pass over all tensors."""
     try:
+        c, source = prepare(c, source)
         Deltas(source, base, base_folder)
     except MismatchError as error:
-        return c.refuse("screen", error.code, f"It does not fit the base: {error}.", ARCHITECTURE_FIX)
+        return c, source, c.refuse("screen", error.code, f"It does not fit the base: {error}.", ARCHITECTURE_FIX)
     except WeightsError as error:
-        return c.refuse("screen", "unsupported_weights", f"{error}.", "Publish the full model in safetensors.")
-    return None
+        fix = "Publish the full model in safetensors, or a plain LoRA adapter."
+        return c, source, c.refuse("screen", "unsupported_weights", f"{error}.", fix)
+    return c, source, None
 
 
 def judge_tensors(

@@ -24,6 +24,7 @@ from hub_fusion.publish.markdown import (
 )
 from hub_fusion.recipe import Recipe
 from hub_fusion.records import Credit, Generation, Index
+from hub_fusion.weights.remote import ADAPTER
 
 PAPER = "[ColD Fusion](https://arxiv.org/abs/2212.01378)"
 AUTO_CLASSES = {"text-generation": "AutoModelForCausalLM"}  # these have no task head that a fuse could drop
@@ -103,7 +104,12 @@ class Facts:
 
     def snippet(self) -> str:
         name = AUTO_CLASSES.get(self.pipeline_tag or "", "AutoModel")
-        call = f"model = {name}.from_pretrained({json.dumps(self.record.base)}, revision={json.dumps(self.record.tag)})"
+        base, tag = json.dumps(self.record.base), json.dumps(self.record.tag)
+        if ADAPTER in self.record.weights:
+            calls = f'model = {name}.from_pretrained({base}, revision="gen-0")\n'
+            calls += f"model = PeftModel.from_pretrained(model, {base}, revision={tag})"
+            return fence(f"from peft import PeftModel\nfrom transformers import {name}\n\n{calls}", "python")
+        call = f"model = {name}.from_pretrained({base}, revision={tag})"
         return fence(f"from transformers import {name}\n\n{call}", "python")
 
     def pinned(self) -> str:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from hub_fusion.publish.markdown import REPO
 from hub_fusion.records import Generation, Score
+from hub_fusion.weights.remote import ADAPTER
 
 if TYPE_CHECKING:
     from huggingface_hub import EvalResult, ModelCardData
@@ -36,7 +37,7 @@ def card_data(record: Generation, license: str | None, front: Mapping[str, Any] 
     results = _results(record, pipeline if pipeline and pipeline.endswith("-classification") else "text-classification")
     kept = {k: v for k, v in front.items() if k in _KEPT or (isinstance(k, str) and k.startswith("extra_gated_"))}
     return ModelCardData(
-        library_name=_sane(front.get("library_name"), _WORD) or "transformers",
+        library_name="peft" if ADAPTER in record.weights else _library(front),
         pipeline_tag=pipeline,
         license=license,
         license_name=_sane(front.get("license_name"), _WORD) if license == "other" else None,
@@ -50,6 +51,11 @@ def card_data(record: Generation, license: str | None, front: Mapping[str, Any] 
         eval_results=results or None,
         **kept,
     )
+
+
+def _library(front: Mapping[str, Any]) -> str:
+    found = _sane(front.get("library_name"), _WORD)
+    return found if found and found != "peft" else "transformers"
 
 
 def sane_root(record: Generation) -> str | None:

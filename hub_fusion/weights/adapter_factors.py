@@ -48,7 +48,7 @@ class Fused:
 def cat(pairs: Sequence[Pair]) -> Fused:
     """The exact sum: rank Σr, nothing lost."""
     left, right = side_by_side(pairs)
-    return Fused(right, left, 1.0, 0.0, 0.0)
+    return Fused(right, left, 1.0, 0.0, max(squared_norm(left, right), 0.0))
 
 
 def average(pairs: Sequence[Pair]) -> Fused:

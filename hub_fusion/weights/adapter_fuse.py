@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -47,6 +47,7 @@ class AdapterReport:
     modules: int
     error: float
     worst: tuple[str, float] | None  # the module where most is lost, and how much of it
+    norm: float | None  # ‖Σ wᵢ·ΔWᵢ‖, of LoRA
     files: dict[str, str]  # weight file → sha256
     bytes_written: int
     dropped: tuple[str, ...]  # task heads left out
@@ -55,11 +56,15 @@ class AdapterReport:
 
 @dataclass(frozen=True)
 class Part:
-    """One adapter of a fuse; coefficients may be negative and need not add up to 1."""
+    """One adapter of a fuse; coefficients may be negative and need not add up to 1.
+
+    `names` maps its modules to the names that all parts share; None where they have these already.
+    """
 
     key: str
     folder: Path
     coefficient: float
+    names: Mapping[str, str] | None = None
 
 
 def fuse_adapters(
@@ -110,9 +115,9 @@ def combine(
         _only_average(method, "a soft prompt")
         coefficients = [(part.key, part.folder, part.coefficient) for part in parts]
         digest, size, shape = fuse_prompts(coefficients, configs, out, base)
-        return AdapterReport(out, "PROMPT", "average", None, shape[0], 0.0, None, {WEIGHTS: digest}, size, (),
+        return AdapterReport(out, "PROMPT", "average", None, shape[0], 0.0, None, None, {WEIGHTS: digest}, size, (),
                              time.monotonic() - began)  # fmt: skip
-    members = [Member.open(part.key, part.folder, part.coefficient) for part in parts]
+    members = [Member.open(part.key, part.folder, part.coefficient, part.names) for part in parts]
     check_members(members)
     kind = members[0].config.kind
     result: FusedIa3 | FusedLora
@@ -123,10 +128,10 @@ def combine(
     else:
         result = FusedLora(members, method or "cat", rank)
     digest, size = write_adapter(out, result.shapes, result.tensors(), result.config(common))
-    error, worst, largest = result.cost()
+    error, worst, largest, norm = result.cost()
     dropped = tuple(sorted({name for m in members for name in m.dropped}))
     return AdapterReport(out, kind, "average" if kind == "IA3" else method or "cat", largest, len(result.modules),
-                         error, worst, {WEIGHTS: digest}, size, dropped, time.monotonic() - began)  # fmt: skip
+                         error, worst, norm, {WEIGHTS: digest}, size, dropped, time.monotonic() - began)  # fmt: skip
 
 
 def _only_average(method: str | None, what: str) -> None:

@@ -34,10 +34,14 @@ class Member:
     coefficient: float
     modules: dict[str, Module]
     dropped: tuple[str, ...]
+    own: Mapping[str, str]  # module → what it is called in this adapter
 
     @classmethod
-    def open(cls, key: str, folder: Path, coefficient: float) -> Member:
-        """Raises WeightsError for what cannot be fused without the base's weights."""
+    def open(cls, key: str, folder: Path, coefficient: float, names: Mapping[str, str] | None = None) -> Member:
+        """`names` maps the adapter's modules to common names; modules without one are left out.
+
+        Raises WeightsError for what cannot be fused without the base's weights.
+        """
         config, files = read_lora_config(folder), Checkpoint.open(folder, WEIGHTS)
         used = [word for word, there in (("DoRA", config.dora), ("trainable tokens", bool(config.tokens)),
                                          ("trained biases", config.bias != "none"),
@@ -52,8 +56,8 @@ class Member:
                 used.append(f"a trained copy of {name[:100]}")
             if "lora_B.bias" in module.factors:
                 used.append("lora_bias")
-            if module.factors:
-                modules[name] = module
+            if module.factors and (names is None or name in names):
+                modules[name if names is None else names[name]] = module
         if used:
             raise WeightsError(f"{key} has {', '.join(dict.fromkeys(used[:3]))}, which only the base's weights can be "
                                f"fused with: {INSTEAD}")  # fmt: skip
@@ -62,7 +66,12 @@ class Member:
         strange = [name for m in modules.values() for name in m.factors.values() if files[name].dtype not in FLOATS]
         if strange:
             raise WeightsError(f"{key}: {strange[0][:200]!r} is {files[strange[0]].dtype}: save it as floats")
-        return cls(key, config, files, coefficient, modules, tuple(dropped))
+        own = {name: name for name in modules} if names is None else {common: name for name, common in names.items()}
+        return cls(key, config, files, coefficient, modules, tuple(dropped), own)
+
+    def scaling(self, module: str, rank: int) -> float:
+        """What B·A is multiplied with."""
+        return self.config.scaling(self.own[module], rank)
 
     def pair(self, module: str) -> tuple[str, str, int] | None:
         """Names of A and B, and the rank, or None where this adapter leaves the module alone."""

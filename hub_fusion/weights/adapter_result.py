@@ -30,7 +30,7 @@ class FusedLora:
         self.patterns: dict[str, Shapes] = {}
         for name, pairs in self.modules.items():
             rows, columns, rank = self._check(name, pairs)
-            scaling = pairs[0][0].config.scaling(name, rank) if method == "average" else 1.0
+            scaling = pairs[0][0].scaling(name, rank) if method == "average" else 1.0
             self.patterns[name] = Shapes(rank, scaling * rank)
             a, b = _factor_names(name, pairs[0][1][0])
             self.shapes |= {a: (rank, *columns), b: (rows, rank, *[1] * (len(columns) - 1))}
@@ -53,7 +53,7 @@ class FusedLora:
                 raise MergeError(f"{name}: cat would make rank {rank}, more than the {most} that an adapter may have: "
                                  "use svd")  # fmt: skip
             return rows, columns, rank
-        scalings = {(pair[2], m.config.scaling(name, pair[2])) for m, pair in pairs}
+        scalings = {(pair[2], m.scaling(name, pair[2])) for m, pair in pairs}
         if len(pairs) < len(self.members) or len(scalings) > 1:
             raise MergeError(
                 f"{name}: average needs the same modules, ranks and scalings in all adapters; {len(pairs)} of "
@@ -67,7 +67,7 @@ class FusedLora:
             pairs = []
             for member, (a, b, rank) in members:
                 first, second = read_array(member.files, a), read_array(member.files, b)
-                pairs.append(Pair(first.reshape(rank, -1), second.reshape(-1, rank), member.config.scaling(name, rank),
+                pairs.append(Pair(first.reshape(rank, -1), second.reshape(-1, rank), member.scaling(name, rank),
                                   member.coefficient))  # fmt: skip
             fused = self._fuse(pairs, self.patterns[name].rank)
             self.lost[name] = (fused.lost, fused.whole)
@@ -84,12 +84,13 @@ class FusedLora:
         """PEFT's configuration."""
         return lora_config(self.patterns, {"fan_in_fan_out": self.turned, **common})
 
-    def cost(self) -> tuple[float, tuple[str, float] | None, int]:
-        """The relative error, the module with the largest, and the largest rank."""
+    def cost(self) -> tuple[float, tuple[str, float] | None, int, float]:
+        """The relative error, the module with the largest, the largest rank, the norm of the exact sum."""
         lost, whole = (sum(values) for values in zip(*self.lost.values(), strict=True))
         name = max(self.lost, key=lambda n: (relative(*self.lost[n]), n))
         worst = relative(*self.lost[name])
-        return relative(lost, whole), (name, worst) if worst else None, max(p.rank for p in self.patterns.values())
+        largest = max(pattern.rank for pattern in self.patterns.values())
+        return relative(lost, whole), (name, worst) if worst else None, largest, whole**0.5
 
 
 class FusedIa3:
@@ -130,9 +131,9 @@ class FusedIa3:
         return {"peft_type": "IA3", "target_modules": self.modules, "feedforward_modules": self.feedforward,
                 "fan_in_fan_out": turned, "init_ia3_weights": True, **common}  # fmt: skip
 
-    def cost(self) -> tuple[float, None, None]:
-        """The mean is exact."""
-        return 0.0, None, None
+    def cost(self) -> tuple[float, None, None, None]:
+        """The mean is exact, and its norm a matter of the base's weights."""
+        return 0.0, None, None, None
 
 
 def _scales_inputs(member: Member, name: str) -> bool:
@@ -143,7 +144,7 @@ def _scales_inputs(member: Member, name: str) -> bool:
     if member.config.feedforward is None:
         raise WeightsError(f"{member.key}: whether (IA)³ scales inputs or outputs of {name[:200]} is unknown, as its "
                            f"feedforward_modules is no list: save {CONFIG} with one")  # fmt: skip
-    return any(name.endswith(end) for end in member.config.feedforward)
+    return any(member.own[name].endswith(end) for end in member.config.feedforward)
 
 
 def _factor_names(module: str, like: str) -> tuple[str, str]:

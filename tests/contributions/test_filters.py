@@ -40,6 +40,7 @@ FAULTS: dict[str, tuple[Contribution, Circumstances, str]] = {
     "no consent": (good(consent=False, tags=()), at(), "no_consent"),
     "other base": (good(base="acme/other"), at(), "other_base"),
     "no base": (good(base=None), at(), "other_base"),
+    "a full model, where generations are adapters": (good(), at(publish={"kind": "adapter"}), "not_an_adapter"),
     "private": (good(private=True), at(), "private"),
     "gated": (good(gated=True), at(), "gated"),
     "no licence": (good(license=None), at(), "license_missing"),
