@@ -2,5 +2,6 @@
 
 `tasks` reads held-out tasks, `models` opens a checkpoint as somebody who finetunes it would, `probe` and `fewshot` are
 the two protocols (ColD-Frozen and the few-shot test of ColD Fusion, arXiv 2212.01378), `suite` runs them all and keeps
-the answers, `scores` puts intervals on them, `gate` decides. Nothing is exported here, so that `gate` needs no numpy.
+the answers, `scores` puts intervals on them, `gate` decides. `soup` and `posterior` choose contributions and weights by
+such measurements, for use from Python. Nothing is exported here, so that `gate` needs no numpy.
 """
