@@ -132,3 +132,12 @@ def test_importing_a_plugin_first_does_not_let_it_take_a_name(tmp_path: Path) ->
     script = "import early_module; from hub_fusion.merge import find_method as f, merge_methods as m\n"
     done = python("-c", script + "m(); print(f('early').plugin)", path=tmp_path)
     assert done.stdout == "early 2.0\n", done.stderr
+
+
+def test_a_plugin_may_annotate_choices_as_it_likes(tmp_path: Path) -> None:
+    """Postponed annotations are strings, others are not; both say which values there are."""
+    code = method("turned").replace("weights)", "weights, *, way: Literal['up', 'down'] = 'up')")
+    write_plugin(tmp_path, "turned", f"from typing import Literal\n{code}")
+    write_plugin(tmp_path, "turning", f"from __future__ import annotations\n{code.replace('turned', 'turning')}")
+    for name in ("turned", "turning"):
+        assert "options: way=up (up | down)" in hub_fusion("methods", name, path=tmp_path).stdout
