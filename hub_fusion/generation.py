@@ -187,7 +187,8 @@ def finish_round(
         contributions=tuple(c.to_credit() for c in screened.contributions), refusals=tuple(refusals),
         method=recipe.merge.method, step=verdict.step,
         formula=Formula(options=find_method(recipe.merge.method).options | recipe.merge.options,  # defaults may change
-                        seed=recipe.merge.seed, heads=recipe.merge.heads, base_revision=state.head),
+                        seed=recipe.merge.seed, heads=recipe.merge.heads, base_revision=state.head,
+                        rank=recipe.publish.rank if frozen else None),
         parent_scores=parent.scores, candidate_scores=candidate.scores,
         differences=compare(candidate, parent), verdict=verdict, weights=report.files, versions=versions(),
         hardware=hardware(compute.device, compute.processes), seconds=clock.seconds,

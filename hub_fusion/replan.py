@@ -20,7 +20,7 @@ from hub_fusion.recipe import Recipe
 from hub_fusion.records import Credit, Formula, Generation, generation_number
 from hub_fusion.weights.deltas import Source
 from hub_fusion.weights.fuse import FusePlan
-from hub_fusion.weights.remote import ADAPTER, Spool, fetch_checkpoint
+from hub_fusion.weights.remote import Spool, fetch_checkpoint
 
 REPO = re.compile(r"[A-Za-z0-9_][\w.-]{0,95}/[A-Za-z0-9_][\w.-]{0,95}", re.ASCII)
 Say = Callable[[str], None]
@@ -50,8 +50,6 @@ def open_generation(hub: Hub, repo: str, tag: str) -> tuple[Generation, str]:
     if number == 0:
         raise RecordError(f"gen-0 of {repo} is the root, which nothing was fused into: ask for gen-1 or later")
     record = read_record(hub, repo, number, tags[tag])
-    if ADAPTER in record.weights:
-        raise RecordError(f"{tag} of {repo} is an adapter, which cannot be made again from its record yet")
     strange = [c.repo[:100] for c in record.contributions if not REPO.fullmatch(c.repo) or ".." in c.repo]
     vague = [c.key for c in record.contributions if c.weight is None or (c.origin_revision or c.generation) is None]
     if strange or vague or not record.contributions or not record.weights:

@@ -25,7 +25,7 @@ from hub_fusion.records import Generation, Scores
 from hub_fusion.replan import Found, Say, find_contributions, formula_of, open_generation, plan_again
 from hub_fusion.weights.distance import Distance, distance
 from hub_fusion.weights.fuse import FusePlan, Progress, folder_sha256, fuse, weights_sha256
-from hub_fusion.weights.remote import Spool, fetch_checkpoint
+from hub_fusion.weights.remote import ADAPTER, Spool, fetch_checkpoint
 
 if TYPE_CHECKING:
     from hub_fusion.weights.compute import Compute
@@ -81,6 +81,9 @@ def replay(
     records = [open_generation(hub, repo, f"gen-{e.generation}")[0] for e in state.index.generations if e.generation]
     if not records:
         raise RecordError(f"{repo} is at gen-0: there is nothing to replay")
+    if adapters := [str(r.tag) for r in records if ADAPTER in r.weights]:
+        raise RecordError(f"{', '.join(adapters)} of {repo} are adapters, whose mean no other method replaces: "
+                          "hub-fusion reproduce fuses one of them again")  # fmt: skip
     try:
         found = find_contributions(hub, repo, records, partly=skip_missing)
     except RepoMissing as error:

@@ -10,14 +10,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from hub_fusion.errors import RecordError
 from hub_fusion.hub import Hub
 from hub_fusion.provenance import hardware, versions
-from hub_fusion.recipe import Screen
-from hub_fusion.records import Generation
-from hub_fusion.replan import Say, find_contributions, formula_of, open_generation, plan_again
+from hub_fusion.recipe import Recipe, Screen
+from hub_fusion.records import Contribution, Generation, generation_number
+from hub_fusion.replan import Found, Say, find_contributions, formula_of, open_generation, plan_again
+from hub_fusion.weights.checkpoint import SINGLE
+from hub_fusion.weights.deltas import Source
 from hub_fusion.weights.distance import distance
-from hub_fusion.weights.fuse import Progress, fuse
-from hub_fusion.weights.remote import Spool, fetch_checkpoint
+from hub_fusion.weights.frozen import FrozenBase
+from hub_fusion.weights.fuse import FuseReport, Progress, fuse
+from hub_fusion.weights.remote import ADAPTER, Spool, fetch_checkpoint
 
 if TYPE_CHECKING:
     from hub_fusion.weights.compute import Compute
@@ -58,20 +62,48 @@ def reproduce(
     for note in notes:
         say(note)
     found = find_contributions(hub, repo, [record])
-    formula = formula_of(record)
-    base = fetch_checkpoint(hub, repo, str(formula.base_revision))
-    spool = Spool(work / "spool", Screen().spool_bytes)
-    plan = plan_again(hub, repo, record, base, work / "candidate", found, spool, say)
-    say(f"fusing {len(plan.sources)} contributions by {plan.method}, step {plan.step:g}")
-    report = compute.together(fuse, plan, progress=progress)
+    out, spool = work / "candidate", Spool(work / "spool", Screen().spool_bytes)
+    if ADAPTER in record.weights:
+        report = fuse_adapters(hub, repo, record, out, found, spool, say)
+    else:
+        base = fetch_checkpoint(hub, repo, str(formula_of(record).base_revision))
+        plan = plan_again(hub, repo, record, base, out, found, spool, say)
+        say(f"fusing {len(plan.sources)} contributions by {plan.method}, step {plan.step:g}")
+        report = compute.together(fuse, plan, progress=progress)
     apart = None
     if report.files == record.weights:
-        shutil.rmtree(plan.out)
+        shutil.rmtree(out)
     else:
-        apart = distance(plan.out, fetch_checkpoint(hub, repo, revision), base).largest
+        published = fetch_checkpoint(hub, repo, revision)
+        apart = distance(out, published, published, ADAPTER if ADAPTER in record.weights else SINGLE).largest
     spool.empty()
     archived = tuple(f.credit.key for f in found.values() if f.inside)
     return Reproduction(repo, record.generation, revision, record.weights, report.files, archived, notes, apart)
+
+
+def fuse_adapters(
+    hub: Hub, repo: str, record: Generation, out: Path, found: dict[str, Found], spool: Spool, say: Say
+) -> FuseReport:  # fmt: skip
+    """A generation that is an adapter, in `out`: the parent's, and what was learned since the origins."""
+    revisions = {n: sha for tag, sha in hub.tags(repo).items() if (n := generation_number(tag)) is not None}
+    parent = record.parent_generation or 0
+    needed = {0, parent, *(c.generation or 0 for c in record.contributions)}
+    if lost := sorted(needed - set(revisions)):
+        raise RecordError(f"{repo} has no tags {', '.join(f'gen-{n}' for n in lost)}, which {record.tag} was made from")
+    rank = formula_of(record).rank
+    if rank is None:
+        rank = Recipe.from_text(record.recipe, source=f"the recipe in the record of {record.tag}").publish.rank
+    frozen = FrozenBase.open(hub, repo, revisions, needed, out.parent)
+    sources = []
+    for credit in record.contributions:
+        say(f"fetching {credit.key}")
+        source = Source(credit.key, found[credit.key].fetch(hub, spool), frozen.root, credit.relation,
+                        float(credit.weight or 0), credit.scale)  # fmt: skip
+        sources.append(frozen.since_origin(Contribution.model_validate(credit.model_dump()), source)[1])
+    say(f"fusing {len(sources)} adapters, step {record.step:g}, rank {rank}")
+    report = frozen.fuse(parent, sources, record.step, rank, out, say)
+    shutil.rmtree(out.parent / "changes", ignore_errors=True)
+    return report
 
 
 def remarks(record: Generation, compute: Compute) -> tuple[str, ...]:

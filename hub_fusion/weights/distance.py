@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
-from hub_fusion.weights.checkpoint import FLOATS, Checkpoint
+from hub_fusion.weights.checkpoint import FLOATS, SINGLE, Checkpoint
 
 BLOCK_ELEMENTS = 4_000_000
 
@@ -22,20 +22,22 @@ class Distance:
     largest: float  # max |a − b|
 
 
-def distance(a: Path, b: Path, origin: Path) -> Distance:
+def distance(a: Path, b: Path, origin: Path, name: str = SINGLE) -> Distance:
     """`a` and `b` seen from `origin`, three folders; heads that one of them lacks and integers do not count.
+
+    `name` is that of their weights; an adapter's are its factors.
 
     Raises WeightsError for folders without a checkpoint.
     """
     import torch
 
-    opened = first, second, start = [Checkpoint.open(folder) for folder in (a, b, origin)]
+    opened = first, second, start = [Checkpoint.open(folder, name) for folder in (a, b, origin)]
     names = [n for n in start if n in first and n in second and len({c[n].shape for c in opened}) == 1]
     apart = one = two = product = largest = 0.0
-    for name in names:
-        if not all(c[name].dtype in FLOATS for c in opened):
+    for tensor in names:
+        if not all(c[tensor].dtype in FLOATS for c in opened):
             continue
-        flat = [c.read(name).reshape(-1) for c in opened]
+        flat = [c.read(tensor).reshape(-1) for c in opened]
         for at in range(0, len(flat[0]), BLOCK_ELEMENTS):
             x, y, o = (t[at : at + BLOCK_ELEMENTS].to(torch.float64) for t in flat)
             difference = x - y

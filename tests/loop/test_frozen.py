@@ -194,15 +194,25 @@ def test_only_the_mean_and_only_on_frozen_weights(ready: World) -> None:
         ready.run(recipe(ready))
 
 
-def test_an_adapter_is_not_made_again_from_its_record(empty: World) -> None:
-    """Said, rather than tried with the wrong formula."""
-    from hub_fusion.replan import open_generation
+def test_an_adapter_is_made_again_from_its_record(empty: World) -> None:
+    """Also where an author went on with a generation's adapter, and one of them deleted what he gave."""
+    from hub_fusion.replay import replay
+    from hub_fusion.reproduce import reproduce
 
-    for seed, author in enumerate(AUTHORS[:2]):
-        adapter(empty, author, seed)
-    assert empty.run(recipe(empty)).status == "published"
-    with pytest.raises(HubFusionError, match="is an adapter"):
-        open_generation(empty.maintainer, BASE, "gen-1")
+    rules = recipe(empty, archive={"keep": "adapters"}, merge={"steps": [0.5]})
+    for number, says in ((1, None), (2, "gen-1")):
+        adapter(empty, AUTHORS[0], 10 * number, goes_on=says)
+        adapter(empty, AUTHORS[1], 10 * number + 1, says=says and "gen-0")
+        assert empty.run(rules).generation == number
+    empty.client(AUTHORS[0]).delete_repo(f"{AUTHORS[0]}/lora")
+    for tag in ("gen-1", "gen-2"):
+        done = reproduce(empty.maintainer, BASE, tag, empty.compute, empty.folder / "again")
+        assert done.equal and len(done.archived) == 1 and done.fused == empty.record(int(tag[-1])).weights
+    assert not list((empty.folder / "again").iterdir())
+    empty.rewrite("gen-2", lambda record: record.update(weights={"adapter_model.safetensors": "0" * 64}))
+    assert reproduce(empty.maintainer, BASE, "gen-2", empty.compute, empty.folder / "again").apart == 0
+    with pytest.raises(HubFusionError, match="gen-1, gen-2 of acme/base are adapters"):
+        replay(empty.maintainer, BASE, empty.compute, empty.folder / "out", empty.folder / "again", method="mean")
 
 
 def test_a_recipe_for_weights_does_not_go_on_with_adapters(empty: World) -> None:
