@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from hub_fusion.errors import HubFusionError, MergeError, RecordError, RepoMissing
+from hub_fusion.merge import find_method
 from hub_fusion.publish.archive import folder_of
 from hub_fusion.reproduce import Reproduction, reproduce
 
@@ -38,6 +39,8 @@ def test_a_stranger_gets_the_same_bytes_from_the_record(merge: dict[str, Any], r
     done = again(ready, account="fritz")
     assert done.equal and done.fused == ready.record(1).weights and done.apart is None and done.remarks == ()
     assert not list((ready.folder / "again" / "fritz").iterdir()), "nothing is left behind"
+    formula = ready.record(1).formula
+    assert formula and formula.options == find_method(merge["method"]).options | merge.get("options", {})
 
 
 def test_later_generations_with_late_contributions_are_reproduced(ready: World) -> None:
@@ -125,6 +128,7 @@ HOSTILE: dict[str, tuple[Callable[[dict[str, Any]], Any], type[HubFusionError], 
     "unknown method": (lambda r: r.update(method="os.system"), MergeError, "there is no merge method"),
     "unknown option": (lambda r: r["formula"].update(options={"x": 1}), MergeError, "no option 'x'"),
     "unknown dtype": (lambda r: r["formula"].update(dtype="I64"), HubFusionError, "no output dtype"),
+    "huge rank": (lambda r: r["formula"].update(rank=10**9), RecordError, "formula.rank"),
     "step": (lambda r: r.update(step=7), HubFusionError, "the step is in"),
     "origin elsewhere": (
         lambda r: r["contributions"][0].update(origin_revision="f" * 40), RepoMissing, "f" * 40),
