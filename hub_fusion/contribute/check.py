@@ -21,6 +21,7 @@ from hub_fusion.hub import Hub
 from hub_fusion.recipe import Recipe
 from hub_fusion.records import Contribution, Refusal
 from hub_fusion.weights.adapter import MemoryNames, plan_adapter, read_lora_config
+from hub_fusion.weights.adapter_members import check_member
 from hub_fusion.weights.checkpoint import Checkpoint, TensorSpec
 from hub_fusion.weights.names import MismatchError, match_names, memory_names
 from hub_fusion.weights.remote import ADAPTER, read_headers, weight_files
@@ -59,10 +60,11 @@ def check_contribution(target: str, *, hub: Hub, base: str | None = None, recipe
     passed = [rule.__name__ for rule in rules if rule.__name__ not in {_rule_of(r.code) for r in refusals}]
     if "no_safetensors" in passed:
         headers, memory = base_headers(hub, base), base_memory_names(hub, base)
+        frozen = recipe.publish.kind == "adapter"
         if folder.is_dir():
-            problem = _local_headers(folder, contribution, headers, memory)
+            problem = _local_headers(folder, contribution, headers, memory, frozen)
         else:
-            problem = check_headers(hub, contribution, headers, memory)[1]
+            problem = check_headers(hub, contribution, headers, memory, frozen=frozen)[1]
         if (
             problem
             and problem.code == "architecture_mismatch"
@@ -136,10 +138,15 @@ def _local(folder: Path) -> Contribution:
     return from_model_info(info, "adapter" if "adapter_config.json" in files else "finetune")
 
 
-def _local_headers(folder: Path, c: Contribution, base: dict[str, TensorSpec], memory: MemoryNames) -> Refusal | None:
+def _local_headers(
+    folder: Path, c: Contribution, base: dict[str, TensorSpec], memory: MemoryNames, frozen: bool
+) -> Refusal | None:
     try:
         if c.relation == "adapter":
-            plan_adapter(read_lora_config(folder), Checkpoint.open(folder, ADAPTER), base, memory)
+            config, files = read_lora_config(folder), Checkpoint.open(folder, ADAPTER)
+            plan_adapter(config, files, base, memory)
+            if frozen:
+                check_member(config, files, c.repo)
         else:
             match_names(base, Checkpoint.open(folder))
     except MismatchError as error:

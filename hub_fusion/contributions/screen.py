@@ -21,6 +21,7 @@ from hub_fusion.errors import HeaderError, HubError, HubUnreachable, WeightsErro
 from hub_fusion.recipe import Recipe, Screen
 from hub_fusion.records import Contribution, Refusal, files_identity
 from hub_fusion.weights.adapter import LoraConfig, MemoryNames, plan_adapter
+from hub_fusion.weights.adapter_members import check_member
 from hub_fusion.weights.checkpoint import Checkpoint, TensorSpec
 from hub_fusion.weights.deltas import Deltas, Source, base_memory_names
 from hub_fusion.weights.measure import Measures, measure
@@ -51,11 +52,12 @@ class Screened:
 
 
 def check_headers(
-    hub: Hub, c: Contribution, base: Mapping[str, TensorSpec], memory: MemoryNames
+    hub: Hub, c: Contribution, base: Mapping[str, TensorSpec], memory: MemoryNames, *, frozen: bool = False
 ) -> tuple[list[FileInfo], Refusal | None]:
     """The contribution's files for the fuse, and why its headers do not pass, if they do not. Reads kilobytes.
 
     `memory` gives the base's names in memory; it is asked only for adapters whose targets are not names on disk.
+    `frozen`: the base's generations are adapters, which not all that can enter weights can be part of.
     """
     try:
         sizes = hub.files(c.repo, c.sha)
@@ -70,6 +72,8 @@ def check_headers(
             text = hub.read_text(c.repo, ADAPTER_CONFIG, revision=c.sha, max_bytes=1_000_000)
             config = LoraConfig.from_json(text, source=f"{c.repo}/{ADAPTER_CONFIG}")
             plan_adapter(config, headers, base, memory)
+            if frozen:
+                check_member(config, headers, c.repo)
             names.append(ADAPTER_CONFIG)
         else:
             match_names(base, headers)
@@ -97,7 +101,9 @@ def screen(
     spooled: list[tuple[Contribution, Source]] = []
     for number, c in enumerate(chosen, start=1):
         say(f"screening {number}/{len(chosen)} {c.repo}")
-        files, refusal = check_headers(hub, c, base, partial(base_memory_names, base_folder))
+        files, refusal = check_headers(
+            hub, c, base, partial(base_memory_names, base_folder), frozen=recipe.publish.kind == "adapter"
+        )
         if refusal is None:
             try:
                 folder = spool.fetch(hub, c.repo, c.sha, files)

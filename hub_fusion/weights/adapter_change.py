@@ -12,11 +12,7 @@ from dataclasses import dataclass
 from math import prod
 from typing import TYPE_CHECKING, Any, Protocol
 
-from hub_fusion.errors import WeightsError
-
 if TYPE_CHECKING:
-    import torch
-
     from hub_fusion.weights.adapter_plan import Target
     from hub_fusion.weights.checkpoint import Checkpoint
 
@@ -137,12 +133,3 @@ def load_change(adapter: Checkpoint, target: Target, read: Read) -> Change:
         left, right, columns = right.T, left.T, (left.shape[0],)
     product = Product(left * target.scaling, right, columns)
     return Dora(product, read(target.magnitude).reshape((-1,))) if target.magnitude else product
-
-
-def delta_rows(adapter: Checkpoint, target: Target, start: int, stop: int, device: str = "cpu") -> torch.Tensor:
-    """Rows [start, stop) of the change in float32. Raises WeightsError if that needs the origin."""
-    change = load_change(adapter, target, lambda name: adapter.read(name).float().to(device))
-    if change.needs_origin:
-        raise WeightsError(f"adapter module {target.module[:200]!r} needs the generation it started from")
-    rows: torch.Tensor = change.rows(start, stop, None)
-    return rows

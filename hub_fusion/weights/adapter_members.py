@@ -16,7 +16,7 @@ from hub_fusion.errors import WeightsError
 from hub_fusion.weights.adapter_config import WEIGHTS, AdapterConfig, first_match, read_lora_config
 from hub_fusion.weights.adapter_modules import EMBEDDINGS, OUTPUTS, Module, ends_with, modules_of
 from hub_fusion.weights.adapter_plan import check_factors
-from hub_fusion.weights.checkpoint import FLOATS, Checkpoint
+from hub_fusion.weights.checkpoint import FLOATS, Checkpoint, TensorSpec
 from hub_fusion.weights.names import MismatchError, kind_of
 
 REPO = re.compile(r"\w[\w.-]{0,95}(/\w[\w.-]{0,95})?", re.ASCII)
@@ -43,31 +43,11 @@ class Member:
         Raises WeightsError for what cannot be fused without the base's weights.
         """
         config, files = read_lora_config(folder), Checkpoint.open(folder, WEIGHTS)
-        used = [word for word, there in (("DoRA", config.dora), ("trainable tokens", bool(config.tokens)),
-                                         ("trained biases", config.bias != "none"),
-                                         ("ensure_weight_tying", config.tied)) if there]  # fmt: skip
-        modules, dropped = {}, []
-        for name, module in modules_of(files, config.kind).items():
-            if "task" in {kind_of(name), kind_of(name.partition(".")[2])}:
-                dropped.append(name)
-                continue
-            copy = ends_with(name, (*EMBEDDINGS, *OUTPUTS)) and not first_match(dict.fromkeys(config.saved), name)
-            if module.leaves and not copy:
-                used.append(f"a trained copy of {name[:100]}")
-            if "lora_B.bias" in module.factors:
-                used.append("lora_bias")
-            if module.factors and (names is None or name in names):
-                modules[name if names is None else names[name]] = module
-        if used:
-            raise WeightsError(f"{key} has {', '.join(dict.fromkeys(used[:3]))}, which only the base's weights can be "
-                               f"fused with: {INSTEAD}")  # fmt: skip
-        if not modules:
-            raise WeightsError(f"{key} changes nothing but task heads: leave it out")
-        strange = [name for m in modules.values() for name in m.factors.values() if files[name].dtype not in FLOATS]
-        if strange:
-            raise WeightsError(f"{key}: {strange[0][:200]!r} is {files[strange[0]].dtype}: save it as floats")
+        modules, dropped = check_member(config, files, key)
+        if names is not None:
+            modules = {names[name]: module for name, module in modules.items() if name in names}
         own = {name: name for name in modules} if names is None else {common: name for name, common in names.items()}
-        return cls(key, config, files, coefficient, modules, tuple(dropped), own)
+        return cls(key, config, files, coefficient, modules, dropped, own)
 
     def scaling(self, module: str, rank: int) -> float:
         """What B·A is multiplied with."""
@@ -80,10 +60,45 @@ class Member:
             return None
         kind = "lora_embedding_" if any("embedding" in part for part in found.factors) else "lora_"
         where = f"{self.key}: adapter module {module[:200]!r}"
+        if strange := found.factors.keys() - {f"{kind}A", f"{kind}B"}:
+            raise WeightsError(f"{where} has {', '.join(sorted(strange))} beside {kind}A and {kind}B: {INSTEAD}")
         a, b = found.factors.get(f"{kind}A"), found.factors.get(f"{kind}B")
         rank = check_factors(where, a, b, kind, self.files)
         assert a is not None and b is not None
         return a, b, rank
+
+
+def check_member(
+    config: AdapterConfig, files: Mapping[str, TensorSpec], key: str
+) -> tuple[dict[str, Module], tuple[str, ...]]:
+    """The modules that an adapter changes, and the task heads that are left out; from headers.
+
+    Raises WeightsError for what cannot be fused without the base's weights.
+    """
+    used = [word for word, there in (("DoRA", config.dora), ("trainable tokens", bool(config.tokens)),
+                                     ("trained biases", config.bias != "none"),
+                                     ("ensure_weight_tying", config.tied)) if there]  # fmt: skip
+    modules, dropped = {}, []
+    for name, module in modules_of(files, config.kind).items():
+        if "task" in {kind_of(name), kind_of(name.partition(".")[2])}:
+            dropped.append(name)
+            continue
+        copy = ends_with(name, (*EMBEDDINGS, *OUTPUTS)) and not first_match(dict.fromkeys(config.saved), name)
+        if module.leaves and not copy:
+            used.append(f"a trained copy of {name[:100]}")
+        if "lora_B.bias" in module.factors:
+            used.append("lora_bias")
+        if module.factors:
+            modules[name] = module
+    if used:
+        raise WeightsError(f"{key} has {', '.join(dict.fromkeys(used[:3]))}, which only the base's weights can be "
+                           f"fused with: {INSTEAD}")  # fmt: skip
+    if not modules:
+        raise WeightsError(f"{key} changes nothing but task heads: leave it out")
+    strange = [name for m in modules.values() for name in m.factors.values() if files[name].dtype not in FLOATS]
+    if strange:
+        raise WeightsError(f"{key}: {strange[0][:200]!r} is {files[strange[0]].dtype}: save it as floats")
+    return modules, tuple(dropped)
 
 
 def check_members(members: Sequence[Member]) -> None:

@@ -68,14 +68,14 @@ def settle_ties(config: AdapterConfig, modules: Mapping[str, Module], base: Mapp
             continue
         if modules[name].factors or "weight" in modules[name].leaves:
             raise WeightsError(
-                f"It changes {name[:200]}, which the base does not store (its output layer is tied to its embeddings, "
-                "or it has none): train with ensure_weight_tying=True, or leave that layer alone"
+                f"the adapter changes {name[:200]}, which the base does not store (its output layer is tied to its "
+                "embeddings, or it has none): train with ensure_weight_tying=True, or leave that layer alone"
             )
     for name in embedded:
         own = "weight" in modules[name].leaves and first_match(dict.fromkeys(config.saved), name)
         if own and not tied and config.language_model is not False:
-            raise WeightsError(f"It holds a trained copy of {name[:200]} which the output layer, which the base does "
-                               "not store, was not tied to: train with ensure_weight_tying=True")  # fmt: skip
+            raise WeightsError(f"it holds a trained copy of {name[:200]} that the output layer, which the base "
+                               "does not store, was not tied to: train with ensure_weight_tying=True")  # fmt: skip
 
 
 def ends_with(name: str, ends: Iterable[str]) -> bool:

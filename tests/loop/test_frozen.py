@@ -13,6 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from hub_fusion.contribute.check import check_contribution
 from hub_fusion.contribute.upload import publish_contribution
 from hub_fusion.errors import HubFusionError, RecipeError
 from hub_fusion.hub import Hub
@@ -164,6 +165,13 @@ def test_what_cannot_be_part_of_an_adapter_is_refused_by_name(empty: World) -> N
     assert reasons[AUTHORS[2]][0] == reasons[AUTHORS[3]][0] == "unsupported_weights"
     assert "DoRA" in reasons[AUTHORS[2]][1] and "trained biases" in reasons[AUTHORS[3]][1]
     assert reasons[AUTHORS[4]][0] == "not_an_adapter"
+    for author, word in ((AUTHORS[2], "DoRA"), (AUTHORS[3], "trained biases")):
+        answer = check_contribution(f"{author}/lora", hub=empty.client(author))
+        assert [word in r.reason for r in answer.refusals] == [True], "check applies the recipe that the base publishes"
+        local = empty.folder / "adapters" / f"{author}-{AUTHORS.index(author) + 1}"
+        assert any(
+            word in r.reason for r in check_contribution(str(local), hub=empty.client(author), base=BASE).refusals
+        )
 
 
 def test_where_no_card_says_it_the_nearer_beginning_counts(empty: World) -> None:

@@ -227,6 +227,20 @@ REFUSED: dict[str, tuple[list[dict[str, Any]], str]] = {
 }
 
 
+def test_factors_that_do_not_belong_together_are_refused(tmp_path: Path) -> None:
+    """A magnitude that the configuration does not speak of, half a pair."""
+    base = saved(model("BertModel"), tmp_path / "base")
+    folders = [adapter(base, tmp_path / name, i) for i, name in enumerate("ab")]
+    tensors = load_file(folders[1] / WEIGHTS)
+    name = next(iter(tensors)).partition(".lora_")[0]
+    save_file(tensors | {f"{name}.lora_magnitude_vector": torch.ones(8)}, folders[1] / WEIGHTS)
+    with pytest.raises(WeightsError, match="lora_magnitude_vector beside"):
+        fuse_adapters(folders, tmp_path / "out")
+    save_file({n: t for n, t in tensors.items() if n != f"{name}.lora_B.weight"}, folders[1] / WEIGHTS)
+    with pytest.raises(WeightsError, match="only one of"):
+        fuse_adapters(folders, tmp_path / "out")
+
+
 @pytest.mark.parametrize("case", REFUSED)
 def test_what_needs_the_weights_of_the_base_is_refused_by_name(tmp_path: Path, case: str) -> None:
     """Nothing is written."""
