@@ -28,6 +28,11 @@ PERMISSIVE = (
     "cdla-permissive-2.0", "ms-pl", "postgresql", "ncsa", "artistic-2.0", "afl-3.0", "ecl-2.0",
 )  # fmt: skip
 
+WHY_NOT_KEEP = (
+    "rows of tokens that the base lacks cannot be kept: contributions give the same new ids to different tokens, so "
+    "there is nothing to average and no tokenizer fits all; add the tokens to the base first, or leave it at drop"
+)
+
 
 class Section(BaseModel):
     """A part of the recipe; unknown keys are errors."""
@@ -83,7 +88,15 @@ class Merge(Section):
     vote: Literal["account", "contribution"] = Field("account", description="who has one vote")
     cap: bool = Field(True, description="cap norms before the method")
     heads: Literal["drop", "keep"] = Field("drop", description="task heads: leave them out, or keep the base's")
+    vocab: Literal["drop"] = Field("drop", description="rows of tokens that the base lacks: left out")
     steps: tuple[float, ...] = Field((1.0, 0.5, 0.25), description="parts of the way to try, in this order")
+
+    @field_validator("vocab", mode="before")
+    @classmethod
+    def _vocab(cls, vocab: object) -> object:
+        if vocab == "keep":
+            raise ValueError(WHY_NOT_KEEP)
+        return vocab
 
     @field_validator("steps")
     @classmethod
@@ -235,6 +248,7 @@ class Recipe(Section):
         keep = self.model_dump(mode="json", include={"base", "contributions", "screen", "merge", "gate"})
         keep["contributions"].pop("include")
         keep["screen"].pop("spool_bytes")
+        keep["merge"].pop("vocab")  # has no second value
         if self.publish.kind == "adapter":
             keep["publish"] = {"kind": self.publish.kind, "rank": self.publish.rank}
         return json.dumps(keep, sort_keys=True, separators=(",", ":"))

@@ -42,6 +42,7 @@ def fuse(
     weights: str | None = typer.Option(None, "--weights", help="Relative weights: 1,2,1."),
     dtype: str | None = typer.Option(None, "--dtype", help="fp32, fp16 or bf16.  [default: the base's]"),
     heads: str = typer.Option("keep", "--heads", help="keep the base's task head, or drop it."),
+    vocab: str = typer.Option("drop", "--vocab", help="Rows of tokens that the base lacks: drop is the only choice."),
     seed: int = typer.Option(0, "--seed", help="Of methods with randomness."),
     step: float | None = typer.Option(None, "--step", help="Part of the way to the result, in (0, 1].  [default: 1]"),
     from_mergekit: Path | None = typer.Option(
@@ -54,10 +55,13 @@ def fuse(
     dry_run: bool = typer.Option(False, "--dry-run", help="Print the plan; write nothing."), json: bool = Json,
 ) -> None:  # fmt: skip
     """Fuse finetunes and adapters of a base into one checkpoint."""
+    from hub_fusion.recipe import WHY_NOT_KEEP
     from hub_fusion.weights.fuse import fuse as fuse_checkpoints
 
     if step is not None and not 0 < step <= 1:
         raise typer.BadParameter(f"--step is a part of the way, above 0 and at most 1, not {step:g}")
+    if vocab != "drop":
+        raise typer.BadParameter(f"--vocab {vocab}: {WHY_NOT_KEEP}")
     compute, stack = open_compute(), ExitStack()
     if not compute.is_main:
         return compute.serve()
@@ -92,9 +96,11 @@ def fuse(
                            "files": report.files, "weights_sha256": report.weights_sha256, "tensors": report.tensors,
                            "bytes": report.bytes_written, "bytes_read": report.bytes_read,
                            "bytes_resumed": report.bytes_resumed, "seconds": round(report.seconds, 3),
-                           "dropped": list(report.dropped)})  # fmt: skip
+                           "dropped": list(report.dropped), "notes": list(report.notes)})  # fmt: skip
     say(f"wrote {report.tensors} tensors, {report.bytes_written:,} bytes, in {report.seconds:.1f} s "
         f"(processes: {report.processes}, {report.device}) to {plan.out}")  # fmt: skip
+    for note in report.notes:
+        say(f"  note: {note}")
     for file, digest in report.files.items():
         print(visible(f"{digest}  {file}"))
 
@@ -175,6 +181,8 @@ def print_plan(plan: FusePlan, as_json: bool) -> None:
     print_table(f"{plan.method} onto {plan.base}", ["contribution", "kind", "weight", "bytes to read"], rows)
     say(f"would write {plan_facts['tensors']} tensors, {plan_facts['bytes']:,} bytes, to {plan.out}; "
         f"needs about {plan_facts['memory_bytes']:,} bytes of memory")  # fmt: skip
+    for note in plan_facts["notes"]:
+        say(f"  note: {note}")
 
 
 def methods(name: str = typer.Argument(None, help="Explain this one."), json: bool = Json) -> None:

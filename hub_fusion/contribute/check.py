@@ -15,7 +15,7 @@ from typing import Any
 
 from hub_fusion.contributions.discover import from_model_info
 from hub_fusion.contributions.filters import RULES, Circumstances
-from hub_fusion.contributions.screen import ARCHITECTURE_FIX, check_headers
+from hub_fusion.contributions.screen import check_headers, misfit
 from hub_fusion.errors import HeaderError, HubFusionError, RepoMissing, WeightsError
 from hub_fusion.hub import Hub
 from hub_fusion.recipe import Recipe
@@ -150,7 +150,7 @@ def _local_headers(
         else:
             match_names(base, Checkpoint.open(folder))
     except MismatchError as error:
-        return c.refuse("screen", error.code, f"It does not fit the base: {error}.", ARCHITECTURE_FIX)
+        return misfit(c, error)
     except HeaderError as error:
         return c.refuse("screen", "malformed_weights", f"{error}.", "Save it again with save_pretrained.")
     except WeightsError as error:

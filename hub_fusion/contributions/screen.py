@@ -38,6 +38,7 @@ COPY_DISTANCE = 0.05  # of the longer: saving in 16 bits moves a task vector by 
 ROOM = 10**9  # bytes of weight files beyond four times the base in float32: heads of its own
 NEVER = datetime.max.replace(tzinfo=UTC)
 ARCHITECTURE_FIX = "Train from this base without changing its layers; new heads are fine."
+FIXES = {"quantized": "Publish the weights in 16 or 32 bits, not quantised."}
 Say = Callable[[str], None]
 Prepare = Callable[[Contribution, Source], tuple[Contribution, Source]]
 
@@ -78,7 +79,7 @@ def check_headers(
         else:
             match_names(base, headers)
     except MismatchError as error:
-        return [], c.refuse("screen", error.code, f"It does not fit the base: {error}.", ARCHITECTURE_FIX)
+        return [], misfit(c, error)
     except HeaderError as error:
         return [], c.refuse("screen", "malformed_weights", f"{error}.", "Save it again with safetensors and upload it.")
     except HubUnreachable:
@@ -115,7 +116,7 @@ def screen(
                 )
             else:
                 source = Source(c.key, folder, origins[c.generation or 0], c.relation)
-                c, source, refusal = _open(c, source, base, base_folder, prepare)
+                c, source, refusal = _open(c, source, base, base_folder, prepare, say)
                 if refusal is None:
                     read = files_identity({file.path: file.sha256 or file.oid for file in files})
                     spooled.append((c.model_copy(update={"files_sha256": read}), source))
@@ -141,15 +142,22 @@ def screen(
     return Screened(contributions, sources, refusals + more)
 
 
+def misfit(c: Contribution, error: MismatchError) -> Refusal:
+    """The refusal of a contribution whose tensors are not the base's."""
+    fix = FIXES.get(error.code, ARCHITECTURE_FIX)
+    return c.refuse("screen", error.code, f"It does not fit the base: {error}.", fix)
+
+
 def _open(
-    c: Contribution, source: Source, base: Checkpoint, base_folder: Path, prepare: Prepare
+    c: Contribution, source: Source, base: Checkpoint, base_folder: Path, prepare: Prepare, say: Say
 ) -> tuple[Contribution, Source, Refusal | None]:
     """What is to be measured, prepared; or why it cannot be opened, which would stop the pass over all tensors."""
     try:
         c, source = prepare(c, source)
-        Deltas(source, base, base_folder)
+        for note in Deltas(source, base, base_folder).notes:
+            say(f"  {note}")
     except MismatchError as error:
-        return c, source, c.refuse("screen", error.code, f"It does not fit the base: {error}.", ARCHITECTURE_FIX)
+        return c, source, misfit(c, error)
     except WeightsError as error:
         fix = "Publish the full model in safetensors, or a plain LoRA adapter."
         return c, source, c.refuse("screen", "unsupported_weights", f"{error}.", fix)

@@ -9,6 +9,7 @@ import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from hub_fusion.errors import MergeError
@@ -68,7 +69,7 @@ class MergeMethod:
         return not self.inputs & PASSES
 
     def _keywords(self) -> list[inspect.Parameter]:
-        return [p for p in inspect.signature(self.formula).parameters.values() if p.kind is p.KEYWORD_ONLY]
+        return _keywords(self.formula)
 
     def bind(self, options: Mapping[str, Any]) -> BoundMethod:
         """The formula with its options set. Raises MergeError for an unknown option or a value it cannot have."""
@@ -115,6 +116,11 @@ def _is_like(value: Any, default: Any) -> bool:
     if isinstance(default, float):
         return type(value) in (int, float) and math.isfinite(value)
     return default is None or type(value) is type(default)
+
+
+@cache
+def _keywords(formula: Formula) -> list[inspect.Parameter]:
+    return [p for p in inspect.signature(formula).parameters.values() if p.kind is p.KEYWORD_ONLY]
 
 
 def _literal(annotation: Any) -> tuple[Any, ...]:

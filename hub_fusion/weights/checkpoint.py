@@ -27,7 +27,8 @@ ITEM_BYTES = {
     "BOOL": 1, "U8": 1, "I8": 1, "F8_E4M3": 1, "F8_E5M2": 1, "I16": 2, "U16": 2, "F16": 2, "BF16": 2, "I32": 4,
     "U32": 4, "F32": 4, "F64": 8, "I64": 8, "U64": 8, "C64": 8,
 }  # fmt: skip
-FLOATS = frozenset({"F16", "BF16", "F32", "F64"})
+FLOATS = frozenset({"F8_E4M3", "F8_E5M2", "F16", "BF16", "F32", "F64"})
+WRITABLE = FLOATS - {"F8_E4M3", "F8_E5M2"}  # a sum rounded to 8 bits loses what training changed
 TORCH_NAMES = {
     "BOOL": "bool", "U8": "uint8", "I8": "int8", "F8_E4M3": "float8_e4m3fn", "F8_E5M2": "float8_e5m2", "I16": "int16",
     "U16": "uint16", "F16": "float16", "BF16": "bfloat16", "I32": "int32", "U32": "uint32", "F32": "float32",
@@ -160,7 +161,9 @@ class Checkpoint(Mapping[str, TensorSpec]):
                     raise HeaderError(
                         f"{folder}: tensor {spec.name[:200]!r} is in {self.tensors[spec.name].file} and {file}"
                     )
-                self.tensors[spec.name] = TensorSpec(**{**vars(spec), "file": file})
+                self.tensors[spec.name] = TensorSpec(
+                    spec.name, spec.dtype, spec.shape, file, spec.start, spec.size_bytes
+                )
 
     @classmethod
     def open(cls, folder: Path, name: str = SINGLE) -> Checkpoint:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from hub_fusion.errors import WeightsError
 from hub_fusion.weights.adapter import Target, load_change, plan_adapter, read_lora_config
 from hub_fusion.weights.checkpoint import FLOATS, Checkpoint
-from hub_fusion.weights.names import kind_of, match_names, memory_names
+from hub_fusion.weights.names import is_buffer, kind_of, match_names, memory_names
 
 if TYPE_CHECKING:
     from hub_fusion.weights.adapter import Change
@@ -51,10 +51,12 @@ class Deltas:
             raise WeightsError(
                 f"{source.key}: its generation has other shapes than the base ({', '.join(strange[:3])})"
             )
-        lost = [n for n in base if kind_of(n) == "body" and base[n].dtype in FLOATS and n not in self.origin]
+        lost = [n for n in base if kind_of(n) == "body" and base[n].dtype in FLOATS and not is_buffer(n)
+                and n not in self.origin]  # fmt: skip
         if lost:
             raise WeightsError(f"{source.key}: its generation lacks tensors of the base ({', '.join(lost[:3])})")
         self.targets: dict[str, Target] = {}
+        self.notes: tuple[str, ...] = ()  # what of it is not used, or used under another name
         if source.relation == "adapter":
             self.files = opener(source.folder, "adapter_model.safetensors")
             memory = partial(base_memory_names, base_folder)
@@ -63,7 +65,8 @@ class Deltas:
             self.used = {n for t in self.targets.values() for n in t.reads}
         else:
             self.files = opener(source.folder)
-            self.names = match_names(base, self.files).names
+            met = match_names(base, self.files)
+            self.names, self.notes = met.names, met.notes
             self.used = {name for name in self.names.values() if name}
         self.statistics = _open_statistics(source.folder)
         # a head its generation was published without

@@ -51,6 +51,7 @@ class FuseReport:
     dropped: tuple[str, ...]  # task heads left out
     bytes_read: int = 0  # of all inputs by this process, each time they were read
     bytes_resumed: int = 0  # found written by an earlier run of this process's share
+    notes: tuple[str, ...] = ()  # what of the inputs was not used, or used under another name
 
     @property
     def weights_sha256(self) -> str:
@@ -104,7 +105,7 @@ def fuse(plan: FusePlan, compute: Compute, progress: Progress | None = None) -> 
     compute.barrier()
     read = {id(c): c.bytes_read for d in opened.deltas for c in (d.files, d.origin, opened.base)}
     return FuseReport(hashes, len(specs), sum(s.size_bytes for s in specs), compute.processes, compute.device,
-                      time.monotonic() - began, opened.dropped, sum(read.values()), resumed)  # fmt: skip
+                      time.monotonic() - began, opened.dropped, sum(read.values()), resumed, opened.notes)  # fmt: skip
 
 
 def _begin(opened: OpenPlan) -> None:

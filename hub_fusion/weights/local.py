@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from hub_fusion.errors import HubError, MergeError
-from hub_fusion.weights.checkpoint import FLOATS
+from hub_fusion.weights.checkpoint import WRITABLE
 from hub_fusion.weights.deltas import Source
 from hub_fusion.weights.fuse import FusePlan, FuseReport, fuse
 from hub_fusion.weights.remote import fetch_checkpoint
@@ -50,7 +50,7 @@ def plan_local(
     """The plan of `fuse_models`; repositories are downloaded for it. Raises as `fuse_models`."""
     if weights is not None and len(weights) != len(contributions):
         raise MergeError(f"{len(contributions)} contributions need as many weights, not {len(weights)}")
-    if dtype is not None and DTYPES.get(dtype, dtype) not in FLOATS:
+    if dtype is not None and DTYPES.get(dtype, dtype) not in WRITABLE:
         raise MergeError(f"there is no output dtype {dtype!r}; there are {', '.join(DTYPES)}")
     base_folder = checkpoint_folder(str(base), hub)
     folders = [checkpoint_folder(str(c), hub) for c in contributions]

@@ -18,27 +18,16 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from hub_fusion.errors import WeightsError
 from hub_fusion.weights.checkpoint import FLOATS, TensorSpec
+from hub_fusion.weights.kinds import Kind, is_buffer, is_parameter, kind_of, quantized_names
+from hub_fusion.weights.vocabulary import EMBEDDINGS, HEADS, is_tied_copy, is_vocabulary, rows_beyond, stand_in
 
-Kind = Literal["body", "shared", "task"]
-TASK_HEADS = frozenset({
-    "classifier", "score", "qa_outputs", "pre_classifier", "classification_head", "regression_head", "span_classifier",
-    "sequence_summary", "logits_proj", "fc", "head", "value_head", "v_head", "start_logits", "end_logits",
-    "answer_class", "distillation_classifier", "sop_classifier", "cls_classifier", "multiple_choice_head", "projector",
-    "bbox_predictor", "class_labels_classifier",
-})  # fmt: skip
-SHARED_HEADS = frozenset({
-    "lm_predictions", "final_logits_bias", "lm_loss", "mask_predictions",
-    "lm_head", "embed_out", "generator_predictions", "generator_lm_head", "discriminator_predictions",
-    "vocab_transform", "vocab_layer_norm", "vocab_projector", "pred_layer", "predictions", "mlm_head",
-})  # fmt: skip
-BUFFERS = frozenset({
-    "position_ids", "token_type_ids", "inv_freq", "masked_bias", "attention_bias", "causal_mask", "num_batches_tracked",
-    "relative_position_index", "rotary_emb",
-})  # fmt: skip
+__all__ = ["Kind", "MismatchError", "NameMap", "is_buffer", "kind_of", "match_names", "memory_names", "some"]
+
+
 LEGACY = ((".gamma", ".weight"), (".beta", ".bias"))  # LayerNorm parameters in checkpoints of the TensorFlow days
 
 
@@ -55,24 +44,8 @@ class NameMap:
     """How a contribution's tensors meet the base's."""
 
     names: dict[str, str]  # the base's name → the contribution's
-    ignored: tuple[str, ...]  # the contribution's own heads and buffers
-
-
-def kind_of(name: str) -> Kind:
-    """What kind of tensor a base has under this on-disk name."""
-    parts = name.split(".")
-    if parts[0] == "cls" or (len(parts) > 1 and parts[1] == "cls"):
-        return "task" if "seq_relationship" in parts[:3] else "shared"
-    if parts[0] in SHARED_HEADS or "pooler" in parts[:3] or parts[-1] == "mask_token":
-        return "shared"
-    if name in ("decoder.weight", "decoder.bias") or name.startswith(("head.dense.", "head.norm.")):
-        return "shared"  # ModernBERT's masked-language head; another model's `head.weight` is a classifier
-    return "task" if parts[0] in TASK_HEADS else "body"
-
-
-def is_buffer(name: str) -> bool:
-    """Whether a tensor is a buffer that the model can make by itself."""
-    return not BUFFERS.isdisjoint(name.split(".")[-2:])
+    ignored: tuple[str, ...]  # the contribution's own heads, buffers and copies of tied weights
+    notes: tuple[str, ...] = ()  # what of it is not used, or used under another name, and why
 
 
 def match_names(base: Mapping[str, TensorSpec], other: Mapping[str, TensorSpec]) -> NameMap:
@@ -80,6 +53,9 @@ def match_names(base: Mapping[str, TensorSpec], other: Mapping[str, TensorSpec])
 
     Raises MismatchError listing what is missing, unknown, of another shape or of a dtype that cannot be compared.
     """
+    if found := quantized_names(other, besides=base):
+        named = f"{len(found)} tensors are scales and the like ({some(found)})"
+        raise MismatchError("quantized", f"it is quantised: {named}, without which the others mean nothing")
     spelled = {_modern(name, other): name for name in other}
     ours = {name: _modern(name, base) for name in base}
     base_prefix, other_prefix = _prefixes(ours.values(), spelled)
@@ -89,35 +65,66 @@ def match_names(base: Mapping[str, TensorSpec], other: Mapping[str, TensorSpec])
         candidate = other_prefix + core if modern.startswith(base_prefix) else modern
         if candidate in spelled and kind_of(core) != "task":
             names[name] = spelled[candidate]
-    body = {n for n in base if kind_of(n) == "body" and not is_buffer(n)}
+    body = {n for n, spec in base.items() if kind_of(n) == "body" and is_parameter(spec)}
+    notes = _tied(base, other, names)
     missing = sorted(body - names.keys())
     tops = {other_prefix or _top(other_name) for base_name, other_name in names.items() if base_name in body}
-    unmatched = set(other) - set(names.values())
-    unknown = sorted(n for n in unmatched if _belongs(n, other_prefix, tops))
+    unmatched, matched = set(other) - set(names.values()), set(names.values())
+    unknown = sorted(
+        n
+        for n in unmatched
+        if is_parameter(other[n]) and _belongs(n, other_prefix, tops) and not is_tied_copy(n, other, matched)
+    )
     if missing or unknown:
         parts = []
         if missing:
-            parts.append(f"{len(missing)} of the base's {len(body)} tensors are missing ({_some(missing)})")
+            parts.append(f"{len(missing)} of the base's {len(body)} tensors are missing ({some(missing)})")
         if unknown:
-            parts.append(f"{len(unknown)} tensors are not in the base ({_some(unknown)})")
+            parts.append(f"{len(unknown)} tensors are not in the base ({some(unknown)})")
         raise MismatchError("architecture_mismatch", " and ".join(parts))
-    _check_shapes(base, other, names)
-    return NameMap(names, tuple(sorted(unmatched)))
+    extended = _check_shapes(base, other, names)
+    if extended:
+        most = max(extended.values())
+        notes.append(f"{some(sorted(extended))}: {most} rows more than the base has; those of tokens that the base "
+                     "lacks are left out")  # fmt: skip
+    notes += [f"{n} is left out: the base ties it to its embeddings, or has no such head"
+              for n in sorted(unmatched) if HEADS.fullmatch(n) and len(other[n].shape) == 2]  # fmt: skip
+    return NameMap(names, tuple(sorted(unmatched)), tuple(notes))
 
 
-def _check_shapes(base: Mapping[str, TensorSpec], other: Mapping[str, TensorSpec], names: dict[str, str]) -> None:
-    shapes = [n for n, o in names.items() if base[n].shape != other[o].shape]
+def _tied(base: Mapping[str, TensorSpec], other: Mapping[str, TensorSpec], names: dict[str, str]) -> list[str]:
+    """Let tied weights that one side stores under another name meet; gives notes about it."""
+    notes = []
+    embedded = any(EMBEDDINGS.fullmatch(name) for name in base)
+    for name in base:
+        if name in names or not (EMBEDDINGS.fullmatch(name) or (not embedded and HEADS.fullmatch(name))):
+            continue
+        found = stand_in(base[name], other)
+        if found is not None:
+            names[name] = found
+            notes.append(f"{found} stands for {name}, which it does not store: the two are tied")
+    return notes
+
+
+def _check_shapes(
+    base: Mapping[str, TensorSpec], other: Mapping[str, TensorSpec], names: dict[str, str]
+) -> dict[str, int]:
+    """Tensors of an extended vocabulary and how many rows they have more. Raises MismatchError."""
+    differ = [n for n, o in names.items() if base[n].shape != other[o].shape]
+    extended = {n: rows for n in differ if (rows := rows_beyond(n, base[n], other[names[n]]))}
+    shapes = sorted(n for n in differ if n not in extended and is_parameter(base[n]))
     if shapes:
-        detail = _some(
-            [f"{n}: {list(other[names[n]].shape)}, the base has {list(base[n].shape)}" for n in sorted(shapes)]
-        )
-        raise MismatchError("shape_mismatch", f"{len(shapes)} tensors have another shape ({detail})")
-    dtypes = [n for n, o in names.items() if (base[n].dtype in FLOATS) != (other[o].dtype in FLOATS)]
+        detail = some([f"{n}: {list(other[names[n]].shape)}, the base has {list(base[n].shape)}" for n in shapes])
+        hint = "; a vocabulary may have more tokens than the base's, not fewer" if is_vocabulary(shapes[0]) else ""
+        raise MismatchError("shape_mismatch", f"{len(shapes)} tensors have another shape ({detail}){hint}")
+    dtypes = [n for n, o in names.items() if (base[n].dtype in FLOATS) != (other[o].dtype in FLOATS)
+              and is_parameter(base[n])]  # fmt: skip
     if dtypes:
-        detail = _some([f"{n}: {other[names[n]].dtype}, the base has {base[n].dtype}" for n in sorted(dtypes)])
+        detail = some([f"{n}: {other[names[n]].dtype}, the base has {base[n].dtype}" for n in sorted(dtypes)])
         raise MismatchError(
             "quantized", f"{len(dtypes)} tensors are stored in a dtype that cannot be compared ({detail})"
         )
+    return extended
 
 
 def _prefixes(base: Iterable[str], spelled: Mapping[str, str]) -> tuple[str, str]:
@@ -142,7 +149,7 @@ def _common_tops(names: Iterable[str]) -> list[str]:
 
 def _belongs(name: str, prefix: str, tops: set[str]) -> bool:
     """Whether an unmatched tensor of a contribution sits inside the body, where nothing may be added."""
-    if is_buffer(name) or kind_of(name) != "body" or kind_of(name.removeprefix(prefix)) != "body":
+    if kind_of(name) != "body" or kind_of(name.removeprefix(prefix)) != "body":
         return False
     return name.startswith(prefix) if prefix else _top(name) in tops
 
@@ -158,7 +165,8 @@ def _top(name: str) -> str:
     return name.partition(".")[0]
 
 
-def _some(items: list[str]) -> str:
+def some(items: list[str]) -> str:
+    """The first three of them, shortened: they are a stranger's."""
     shown = ", ".join(item[:160] for item in items[:3])
     return shown if len(items) <= 3 else f"{shown}, …"
 

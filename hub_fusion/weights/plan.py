@@ -14,10 +14,11 @@ from hub_fusion import __version__
 from hub_fusion.errors import HubFusionError, WeightsError
 from hub_fusion.merge import BoundMethod, find_method
 from hub_fusion.merge.method import STATISTICS
-from hub_fusion.weights.checkpoint import FLOATS, Checkpoint, TensorSpec
+from hub_fusion.weights.checkpoint import FLOATS, WRITABLE, Checkpoint, TensorSpec
 from hub_fusion.weights.deltas import Deltas, Source, sharing_opener
 from hub_fusion.weights.journal import plan_id
-from hub_fusion.weights.names import kind_of
+from hub_fusion.weights.kinds import quantized_names
+from hub_fusion.weights.names import kind_of, some
 from hub_fusion.weights.writer import plan_layout
 
 if TYPE_CHECKING:
@@ -56,6 +57,11 @@ class OpenPlan:
         return [spec for file in self.layout.values() for spec in file]
 
     @property
+    def notes(self) -> tuple[str, ...]:
+        """What of the contributions is not used, or used under another name."""
+        return tuple(f"{d.source.key}: {note}" for d in self.deltas for note in d.notes)
+
+    @property
     def id(self) -> str:
         """What a killed fuse must have in common with the one that goes on: everything that decides the bytes."""
         plan = self.plan
@@ -74,6 +80,7 @@ def open_plan(plan: FusePlan) -> OpenPlan:
     _check(plan, sources, formula)
     opener = sharing_opener()
     base, opened, faults = opener(plan.base), list[Deltas](), list[HubFusionError]()
+    _check_base(base, plan)
     for source in sources:
         try:
             opened.append(Deltas(source, base, plan.base, opener))
@@ -109,6 +116,7 @@ def describe(plan: FusePlan) -> dict[str, Any]:
         "tensors": len(opened.specs),
         "bytes": sum(s.size_bytes for s in opened.specs),
         "dropped": list(opened.dropped),
+        "notes": list(opened.notes),
         "memory_bytes": memory_bytes(works),
         "sources": [{"key": d.source.key, "relation": d.source.relation, "weight": d.source.weight,
                      "scale": d.source.scale, "bytes": sum(d.files[n].size_bytes for n in d.used)}
@@ -158,12 +166,23 @@ def _check(plan: FusePlan, sources: list[Source], formula: BoundMethod) -> None:
     if any(not 0 <= s.scale < math.inf for s in sources) or not 0 < plan.step <= 1:
         scales = [s.scale for s in sources]
         raise WeightsError(f"scales are finite and not negative, the step is in (0, 1]: {scales}, {plan.step}")
-    if plan.dtype is not None and plan.dtype not in FLOATS:
-        raise WeightsError(f"there is no output dtype {plan.dtype!r}; there are {', '.join(sorted(FLOATS))}")
+    if plan.dtype is not None and plan.dtype not in WRITABLE:
+        raise WeightsError(f"there is no output dtype {plan.dtype!r}; there are {', '.join(sorted(WRITABLE))}")
     if plan.out.resolve() in {p.resolve() for s in sources for p in (s.folder, s.origin)} | {plan.base.resolve()}:
         raise WeightsError(f"{plan.out} is an input: choose another output folder")
     if plan.out.exists() and not plan.out.is_dir():
         raise WeightsError(f"{plan.out} is not a folder: choose another output folder")
+
+
+def _check_base(base: Checkpoint, plan: FusePlan) -> None:
+    if found := quantized_names(base):
+        raise WeightsError(f"{plan.base} is quantised: {len(found)} tensors are scales and the like ({some(found)}); "
+                           "fuse into the model in 16 or 32 bits, and quantise the result")  # fmt: skip
+    eight = sorted(name for name, spec in base.items() if spec.dtype in FLOATS - WRITABLE)
+    if eight and plan.dtype is None:
+        stored = f"{plan.base} stores {len(eight)} tensors as {base[eight[0]].dtype}"
+        raise WeightsError(f"{stored}, in which sums lose what training changed: ask for another output dtype (--dtype "
+                           "bf16, fp16 or fp32)")  # fmt: skip
 
 
 def weights_sha256(files: Mapping[str, str]) -> str:

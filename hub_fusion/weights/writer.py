@@ -17,7 +17,7 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
-from hub_fusion.weights.checkpoint import INDEX, ITEM_BYTES, SINGLE, Checkpoint, TensorSpec
+from hub_fusion.weights.checkpoint import FLOATS, INDEX, ITEM_BYTES, SINGLE, Checkpoint, TensorSpec
 
 HASH_BYTES = 2**20
 
@@ -34,7 +34,7 @@ def plan_layout(base: Checkpoint, drop: Collection[str], dtype: str | None = Non
             continue
         specs, offset = [], 0
         for spec in kept:
-            out = dtype if dtype and spec.dtype in ("F16", "BF16", "F32", "F64") else spec.dtype
+            out = dtype if dtype and spec.dtype in FLOATS else spec.dtype
             size = prod(spec.shape) * ITEM_BYTES[out]
             specs.append(TensorSpec(spec.name, out, spec.shape, file, offset, size))
             offset += size

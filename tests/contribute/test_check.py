@@ -68,8 +68,9 @@ CASES: dict[str, tuple[Mapping[str, bytes], dict[str, Any], list[str]]] = {
     "truncated": ({SINGLE: FULL[SINGLE][:-1]}, {}, ["malformed_weights"]),
     "lost shard": ({INDEX: sharded()[INDEX]}, {}, ["malformed_weights"]),
     "other layers": ({SINGLE: save({"encoder.w": torch.ones(2)})}, {}, ["architecture_mismatch"]),
-    "other vocabulary": (
-        {SINGLE: save(finetuned(1) | {"embeddings.word_embeddings.weight": torch.ones(12, 4)})}, {}, ["shape_mismatch"],
+    "more tokens": ({SINGLE: save(finetuned(1) | {"embeddings.word_embeddings.weight": torch.ones(12, 4)})}, {}, []),
+    "fewer tokens": (
+        {SINGLE: save(finetuned(1) | {"embeddings.word_embeddings.weight": torch.ones(10, 4)})}, {}, ["shape_mismatch"],
     ),
     "quantized": ({SINGLE: save({n: t.to(torch.int8) for n, t in finetuned(1).items()})}, {}, ["quantized"]),
     "licence and weights": ({SINGLE: b"x"}, {"license": None}, ["license_missing", "malformed_weights"]),

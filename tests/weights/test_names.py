@@ -130,10 +130,10 @@ def test_added_and_removed_layers_are_refused(tmp_path: Path, kind: str) -> None
 
 
 def test_other_shapes_are_refused_with_both_shapes(tmp_path: Path) -> None:
-    """A resized vocabulary is the frequent case: the message must say so much."""
-    error = refused(model("BertModel"), model("BertForTokenClassification", vocab_size=41), tmp_path)
+    """More positions are another model (more tokens are not: test_inputs.py)."""
+    error = refused(model("BertModel"), model("BertForTokenClassification", max_position_embeddings=17), tmp_path)
     assert error.code == "shape_mismatch"
-    assert "embeddings.word_embeddings.weight: [41, 8], the base has [40, 8]" in str(error)
+    assert "embeddings.position_embeddings.weight: [17, 8], the base has [16, 8]" in str(error)
 
 
 def test_quantized_finetunes_are_refused(tmp_path: Path) -> None:
