@@ -62,6 +62,9 @@ CREATE TABLE IF NOT EXISTS access (
     status TEXT NOT NULL, at INTEGER NOT NULL, PRIMARY KEY (repo, user)) WITHOUT ROWID;
 """
 
+# Step n brings a file from version n to n + 1; SCHEMA is version 0. Steps are only ever added at the end.
+MIGRATIONS = ("ALTER TABLE uploads ADD COLUMN at INTEGER NOT NULL DEFAULT 0;",)
+
 
 class Database:
     """Connections to one SQLite file, safe to use from many threads."""
@@ -75,6 +78,7 @@ class Database:
             con.execute("PRAGMA journal_mode=WAL")
             con.executescript(SCHEMA)
         with self.write() as con:
+            self._migrate(con)
             for key in ("store_id", "secret"):
                 con.execute("INSERT OR IGNORE INTO meta VALUES (?, ?)", (key, secrets.token_hex(16)))
 
@@ -105,6 +109,19 @@ class Database:
         self._closed = True
         while self._idle:
             self._idle.pop().close()
+
+    @staticmethod
+    def _migrate(con: sqlite3.Connection) -> None:
+        """Bring an older file up to date: all steps or none, for they share the caller's transaction."""
+        version: int = con.execute("PRAGMA user_version").fetchone()[0]
+        if version > len(MIGRATIONS):
+            raise RuntimeError(
+                f"The Hub's database has version {version}, this program knows {len(MIGRATIONS)}: upgrade."
+            )
+        for step in MIGRATIONS[version:]:
+            for statement in filter(None, map(str.strip, step.split(";"))):
+                con.execute(statement)
+        con.execute(f"PRAGMA user_version={len(MIGRATIONS)}")
 
     @contextmanager
     def _connection(self) -> Iterator[sqlite3.Connection]:

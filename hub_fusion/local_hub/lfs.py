@@ -13,7 +13,7 @@ from starlette.responses import Response
 from hub_fusion.local_hub.blobs import SHA256, WrongContent
 from hub_fusion.local_hub.call import API_REPO, FILE_REPOS, Call, Route, answer
 from hub_fusion.local_hub.commits import may_link
-from hub_fusion.local_hub.db import iso
+from hub_fusion.local_hub.db import iso, now_ms
 from hub_fusion.local_hub.errors import HubError
 from hub_fusion.local_hub.store import Store
 from hub_fusion.local_hub.users import check_can_write, may_read_files
@@ -85,7 +85,7 @@ async def upload(call: Call) -> Response:
 def grant(store: Store, account: int, hashes: list[str]) -> None:
     """Note that this account has shown these contents and may commit them."""
     with store.db.write() as con:
-        con.executemany("INSERT OR IGNORE INTO uploads VALUES (?, ?)", [(account, sha256) for sha256 in hashes])
+        con.executemany("INSERT OR REPLACE INTO uploads VALUES (?, ?, ?)", [(account, sha, now_ms()) for sha in hashes])
 
 
 def verify(call: Call) -> Response:
@@ -119,7 +119,7 @@ def duplicate(call: Call) -> Response:
             row = con.execute("SELECT 1 FROM repo_blobs WHERE repo=? AND sha256=?", (source.id, sha256)).fetchone()
             if row and readable:
                 granted.append(sha256)
-                con.execute("INSERT OR IGNORE INTO uploads VALUES (?, ?)", (call.user.id, sha256))
+                con.execute("INSERT OR REPLACE INTO uploads VALUES (?, ?, ?)", (call.user.id, sha256, now_ms()))
             else:
                 failed.append({"sha256": sha256, "error": f"not a file of {source.full_name}"})
     return answer({"success": [{"sha256": sha256} for sha256 in granted], "failed": failed})

@@ -136,3 +136,22 @@ def test_importing_the_package_imports_no_web_framework(python) -> None:
     """Other commands must not wait for a server they do not start."""
     script = "import sys, hub_fusion.local_hub; print({'starlette', 'uvicorn', 'torch', 'lz4'} & set(sys.modules))"
     assert python(script) == "set()"
+
+
+def test_a_folder_of_an_older_version_is_brought_up_to_date(tmp_path) -> None:
+    """Who upgrades keeps users and repositories; a folder of a newer version is refused, not guessed at."""
+    add_user(tmp_path, "alice")
+    con = sqlite3.connect(tmp_path / "hub.sqlite3")
+    con.execute("ALTER TABLE uploads DROP COLUMN at")
+    con.execute("PRAGMA user_version=0")
+    con.close()
+    token = add_user(tmp_path, "alice")
+    with serve(tmp_path) as hub:
+        api = HfApi(endpoint=hub.url, token=token)
+        api.create_repo("alice/m")
+        api.upload_file(path_or_fileobj=safetensors(), path_in_repo="model.safetensors", repo_id="alice/m")
+    con = sqlite3.connect(tmp_path / "hub.sqlite3")
+    con.execute("PRAGMA user_version=1000")
+    con.close()
+    with pytest.raises(RuntimeError, match="version 1000"):
+        add_user(tmp_path, "alice")
