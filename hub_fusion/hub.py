@@ -98,6 +98,8 @@ class Hub:
             if self.endpoint != "https://huggingface.co":  # the same repo id means another repository there
                 cache_dir = cache_dir / f"endpoint-{hashlib.sha256(self.endpoint.encode()).hexdigest()[:12]}"
         self.cache_dir = cache_dir
+        self.token = token
+        self._direct: dict[tuple[str, str, str], str] = {}  # file → where the Hub redirects to
 
     def __repr__(self) -> str:
         return f"Hub({self.endpoint!r})"
@@ -196,23 +198,62 @@ class Hub:
 
     def read_range(self, repo: str, path: str, revision: str, start: int, stop: int) -> bytes:
         """Bytes [start, stop) of a file, fewer where it ends before. Raises HubError if the server ignores ranges."""
+        body = bytearray(stop - start)
+        return bytes(body[: self.read_into(repo, path, revision, start, memoryview(body))])
+
+    def read_into(self, repo: str, path: str, revision: str, start: int, out: memoryview) -> int:
+        """Fill `out` with the bytes of a file from `start` on; gives how many there were before it ended.
+
+        A broken connection is taken up where it broke. The address that the Hub redirects to is kept for the next
+        range, until it expires. Raises HubError if the server ignores ranges.
+        """
+        place, got = (repo, path, revision), 0
+
+        def fetch() -> bool:
+            nonlocal got
+            if got == len(out):
+                return True
+            began = got
+            try:
+                for piece in self._range(place, start + got, start + len(out)):
+                    piece = piece[: len(out) - got]
+                    out[got : got + len(piece)] = piece
+                    got += len(piece)
+            except Exception:
+                self._direct.pop(place, None)  # it may have expired
+                if got == began:
+                    raise
+                return False  # it came further: not a failure
+            return True
+
+        while not self._read(fetch, repo, revision, path):
+            pass
+        return got
+
+    def _range(self, place: tuple[str, str, str], start: int, stop: int) -> Iterator[bytes]:
+        """The bytes [start, stop) of a file, as they arrive."""
         from huggingface_hub import hf_hub_url
         from huggingface_hub.utils import get_session, hf_raise_for_status
 
-        url = hf_hub_url(repo, path, revision=revision, endpoint=self.endpoint)
-        headers = self.api._build_hf_headers() | {"range": f"bytes={start}-{stop - 1}", "accept-encoding": "identity"}
-
-        def fetch() -> bytes:
-            with get_session().stream("GET", url, headers=headers, follow_redirects=True, timeout=30) as answer:
-                if answer.status_code != 206 and int(answer.headers.get("content-length", stop)) > stop:
-                    answer.read() if answer.status_code >= 400 else None
-                    hf_raise_for_status(answer)
-                    raise HubError(f"{self.endpoint} ignores byte ranges; cannot read {repo}/{path} in parts")
-                body = answer.read()
+        repo, path, revision = place
+        origin = hf_hub_url(repo, path, revision=revision, endpoint=self.endpoint)
+        url = self._direct.get(place, origin)
+        ours = {} if url != origin else self.api._build_hf_headers()  # the token is for the Hub alone
+        headers = ours | {"range": f"bytes={start}-{stop - 1}", "accept-encoding": "identity"}
+        with get_session().stream("GET", url, headers=headers, follow_redirects=True, timeout=30) as answer:
+            if answer.status_code != 206 and int(answer.headers.get("content-length", stop)) > stop:
+                answer.read() if answer.status_code >= 400 else None
                 hf_raise_for_status(answer)
-            return body[: stop - start] if answer.status_code == 206 else body[start:stop]
-
-        return self._read(fetch, repo, revision, path)
+                raise HubError(f"{self.endpoint} ignores byte ranges; cannot read {repo}/{path} in parts")
+            if answer.status_code >= 400:
+                answer.read()
+                hf_raise_for_status(answer)
+            if answer.history:
+                self._direct[place] = str(answer.url)
+            skip = 0 if answer.status_code == 206 else start
+            for piece in answer.iter_raw():
+                yield piece[skip:]
+                skip = max(skip - len(piece), 0)
 
     # writing -------------------------------------------------------------------------------------------------------
 

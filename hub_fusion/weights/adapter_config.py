@@ -14,9 +14,12 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hub_fusion.errors import WeightsError
+
+if TYPE_CHECKING:
+    from hub_fusion.weights.places import HubFile, Place
 
 KINDS = ("LORA", "IA3", "TRAINABLE_TOKENS")
 PROMPTS = ("PROMPT_TUNING", "PREFIX_TUNING", "P_TUNING", "MULTITASK_PROMPT_TUNING", "CPT", "ADAPTION_PROMPT")
@@ -104,12 +107,12 @@ def read_config(folder: Path) -> dict[str, Any]:
     return parse_config(_read_text(folder / CONFIG), source=str(folder / CONFIG))
 
 
-def read_lora_config(folder: Path) -> AdapterConfig:
+def read_lora_config(folder: Place) -> AdapterConfig:
     """The configuration of an adapter folder. Raises WeightsError."""
     return AdapterConfig.from_json(_read_text(folder / CONFIG), source=str(folder / CONFIG))
 
 
-def _read_text(path: Path) -> str:
+def _read_text(path: Path | HubFile) -> str:
     try:
         if path.stat().st_size > MAX_BYTES:
             raise WeightsError(f"{path} has more than {MAX_BYTES} bytes: it is no configuration of PEFT's")

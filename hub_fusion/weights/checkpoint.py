@@ -14,10 +14,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from hub_fusion.errors import HeaderError, WeightsError
-from hub_fusion.weights.store import LocalFiles
+from hub_fusion.weights.store import LocalFiles, Store
 
 if TYPE_CHECKING:
     import numpy as np
@@ -149,7 +149,8 @@ class Checkpoint(Mapping[str, TensorSpec]):
     """The tensors of a local folder (or of one file), by on-disk name; read in place, never copied to memory whole."""
 
     def __init__(self, folder: Path, files: list[str]) -> None:
-        self.folder, self.files, self.store = folder, files, LocalFiles(folder)
+        self.folder, self.files = folder, files
+        self.store: Store = LocalFiles(folder)
         self.bytes_read = 0
         self.tensors: dict[str, TensorSpec] = {}
         self.metadata: dict[str, dict[str, str]] = {}
@@ -181,6 +182,16 @@ class Checkpoint(Mapping[str, TensorSpec]):
                 )
             return checkpoint
         raise WeightsError(f"{folder} has neither {name} nor {name}.index.json: save it with safetensors")
+
+    @classmethod
+    def of(
+        cls, name: str, tensors: Mapping[str, TensorSpec], metadata: Mapping[str, dict[str, str]], store: Store
+    ) -> Self:
+        """A checkpoint whose headers have been read already, from a store of any kind; `name` is for messages."""
+        made = cls.__new__(cls)
+        made.folder, made.files, made.store, made.bytes_read = Path(name), list(metadata), store, 0
+        made.tensors, made.metadata, made._maps = dict(tensors), dict(metadata), {}
+        return made
 
     def __getitem__(self, name: str) -> TensorSpec:
         return self.tensors[name]

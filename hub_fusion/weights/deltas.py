@@ -11,18 +11,20 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Literal
 
 from hub_fusion.errors import WeightsError
 from hub_fusion.weights.adapter import Target, load_change, plan_adapter, read_lora_config
-from hub_fusion.weights.checkpoint import FLOATS, Checkpoint
+from hub_fusion.weights.checkpoint import FLOATS, SINGLE, Checkpoint
 from hub_fusion.weights.names import is_buffer, kind_of, match_names, memory_names
 
 if TYPE_CHECKING:
     from hub_fusion.weights.adapter import Change
+    from hub_fusion.weights.places import Place
 
 STATISTICS = "statistics.safetensors"  # in the folder fusion/ of a contribution
-Opener = Callable[..., Checkpoint]  # (folder, file name) → checkpoint; the same one for the same folder
+Opener = Callable[..., Checkpoint]  # (place, file name) → checkpoint; the same one for the same place
 
 
 @dataclass(frozen=True)
@@ -30,8 +32,8 @@ class Source:
     """One contribution for the engine. `key` orders contributions: ``repo@sha``, locally the folder's name."""
 
     key: str
-    folder: Path
-    origin: Path  # the generation it started from
+    folder: Place
+    origin: Place  # the generation it started from
     relation: Literal["finetune", "adapter"] = "finetune"
     weight: float = 1.0
     scale: float = 1.0  # below 1 where the norm was capped
@@ -43,7 +45,8 @@ class Deltas:
     Raises WeightsError (MismatchError where names or shapes do not fit the base).
     """
 
-    def __init__(self, source: Source, base: Checkpoint, base_folder: Path, opener: Opener = Checkpoint.open) -> None:
+    def __init__(self, source: Source, base: Checkpoint, base_folder: Place, opener: Opener | None = None) -> None:
+        opener = opener or open_checkpoint
         self.source = source
         self.origin = opener(source.origin)
         strange = [n for n in base if n in self.origin and self.origin[n].shape != base[n].shape]
@@ -105,8 +108,15 @@ class Deltas:
             self._changes.pop(name, None)
 
 
-def _open_statistics(folder: Path) -> Checkpoint | None:
-    """What a contributor computed beside the weights, if anything."""
+def open_checkpoint(place: Place, name: str = SINGLE) -> Checkpoint:
+    """The checkpoint in a folder, or of a commit on the Hub. Raises WeightsError."""
+    return Checkpoint.open(place, name) if isinstance(place, Path) else place.open(name)
+
+
+def _open_statistics(folder: Place) -> Checkpoint | None:
+    """What a contributor computed beside the weights, if anything; from folders only."""
+    if not isinstance(folder, Path):
+        return None
     place = folder / "fusion"
     return Checkpoint.open(place, STATISTICS) if (place / STATISTICS).is_file() else None
 
@@ -125,13 +135,18 @@ def sharing_opener() -> Opener:
 
     def opener(*place: Any) -> Checkpoint:
         if place not in opened:
-            opened[place] = Checkpoint.open(*place)
+            opened[place] = open_checkpoint(*place)
         return opened[place]
 
     return opener
 
 
 @lru_cache(maxsize=4)
-def base_memory_names(base_folder: Path) -> dict[str, list[str]]:
+def base_memory_names(base_folder: Place) -> dict[str, list[str]]:
     """`memory_names` of the checkpoint in a folder, worked out once for all adapters of a round."""
-    return memory_names(base_folder, tuple(Checkpoint.open(base_folder)))
+    names = tuple(open_checkpoint(base_folder))
+    if isinstance(base_folder, Path):
+        return memory_names(base_folder, names)
+    with TemporaryDirectory() as folder:  # transformers wants a file
+        (Path(folder) / "config.json").write_text((base_folder / "config.json").read_text())
+        return memory_names(Path(folder), names)

@@ -19,17 +19,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hub_fusion.errors import WeightsError
+from hub_fusion.errors import HubError, WeightsError
 from hub_fusion.weights import journal, writer
 from hub_fusion.weights.checkpoint import Checkpoint, TensorSpec
+from hub_fusion.weights.places import SPOOL, at_hand
 from hub_fusion.weights.plan import FusePlan, OpenPlan, describe, open_plan, weights_sha256
 from hub_fusion.weights.schedule import run
+from hub_fusion.weights.stream import read_ahead
 from hub_fusion.weights.survey import survey
 from hub_fusion.weights.tensors import TensorWork, works_of
 
 if TYPE_CHECKING:
     from hub_fusion.weights.arithmetic import Arithmetic
     from hub_fusion.weights.compute import Compute
+    from hub_fusion.weights.places import Place
 
 __all__ = ["FusePlan", "FuseReport", "copy_side_files", "describe", "folder_sha256", "fuse", "weights_sha256"]
 
@@ -75,6 +78,8 @@ def fuse(plan: FusePlan, compute: Compute, progress: Progress | None = None) -> 
     out not to be finite; MergeError for a bad method or option.
     """
     began = time.monotonic()
+    open_plan(plan)  # what is impossible ends here, before anything is downloaded
+    plan = at_hand(plan, compute)
     opened = open_plan(plan)
     specs = opened.specs
     if compute.is_main:
@@ -90,7 +95,7 @@ def fuse(plan: FusePlan, compute: Compute, progress: Progress | None = None) -> 
             survey(arithmetic, works, compute)
             mine = [work for work in works if work.name in share]
             resumed, hashes = _write_all(opened, mine, arithmetic, compute, progress)
-    except WeightsError as error:
+    except (WeightsError, HubError) as error:
         fault = str(error)
     faults = [told for told in compute.gather(fault) if told]
     if faults:
@@ -102,6 +107,7 @@ def fuse(plan: FusePlan, compute: Compute, progress: Progress | None = None) -> 
         writer.finish(plan.out, opened.layout)
         copy_side_files(plan.base, plan.out)
         journal.remove(plan.out)
+        shutil.rmtree(plan.out / SPOOL, ignore_errors=True)
     compute.barrier()
     read = {id(c): c.bytes_read for d in opened.deltas for c in (d.files, d.origin, opened.base)}
     return FuseReport(hashes, len(specs), sum(s.size_bytes for s in specs), compute.processes, compute.device,
@@ -160,7 +166,8 @@ def _write_all(
                 finished(work, number)
                 work.block_done()
 
-            run(left, compute.threads, arithmetic.preparations, block)
+            with read_ahead(left, opened.base):
+                run(left, compute.threads, arithmetic.preparations, block)
         return resumed, hashing.finish() if hashing else {}
     except BaseException:
         if hashing:
@@ -189,8 +196,10 @@ def remove_checkpoint(folder: Path) -> None:
             path.unlink()
 
 
-def copy_side_files(base: Path, out: Path) -> None:
+def copy_side_files(base: Place, out: Path) -> None:
     """Configuration, tokenizer and processor files of the base; no weights of any format, no card, no code."""
+    if not isinstance(base, Path):
+        return base.fetch_side_files(out)
     for path in sorted(base.iterdir()):
         skip = path.name.startswith(".") or path.name == "README.md" or path.name.endswith((*STALE, ".py", ".partial"))
         if path.is_file() and not skip:

@@ -10,7 +10,8 @@ from hub_fusion.errors import HubError, MergeError
 from hub_fusion.weights.checkpoint import WRITABLE
 from hub_fusion.weights.deltas import Source
 from hub_fusion.weights.fuse import FusePlan, FuseReport, fuse
-from hub_fusion.weights.remote import fetch_checkpoint
+from hub_fusion.weights.places import HubFolder, Place
+from hub_fusion.weights.remote import ADAPTER, fetch_checkpoint
 
 if TYPE_CHECKING:
     from hub_fusion.hub import Hub
@@ -23,18 +24,20 @@ def fuse_models(
     base: str | Path, contributions: Sequence[str | Path], out: Path, *, method: str = "mean",
     options: Mapping[str, Any] | None = None, weights: Sequence[float] | None = None,
     heads: Literal["drop", "keep"] = "keep", dtype: str | None = None, seed: int = 0, hub: Hub | None = None,
-    compute: Compute | None = None,
+    compute: Compute | None = None, cache: bool = False,
 ) -> FuseReport:  # fmt: skip
     """Fuse finetunes and adapters of `base` into the folder `out`, which loads with from_pretrained.
 
     `base` and `contributions` are folders, or repositories as ``user/model[@revision]``. `weights` are relative and
-    equal by default. Task heads are the base's. Raises WeightsError, MergeError, HubError.
+    equal by default. Task heads are the base's. Weights of repositories are streamed, or downloaded beside the output
+    for methods that read them more than once; `cache` downloads them into the client's cache, and they stay there.
+    Raises WeightsError, MergeError, HubError.
 
     Example:
         >>> fuse_models("acme/base", ["ann/finetune", "bob/lora"], Path("merged"))
     """
     plan = plan_local(base, contributions, out, method=method, options=options, weights=weights, heads=heads,
-                      dtype=dtype, seed=seed, hub=hub)  # fmt: skip
+                      dtype=dtype, seed=seed, hub=hub, cache=cache)  # fmt: skip
     if compute is None:
         from hub_fusion.weights.compute import Compute
 
@@ -46,22 +49,26 @@ def plan_local(
     base: str | Path, contributions: Sequence[str | Path], out: Path, *, method: str = "mean",
     options: Mapping[str, Any] | None = None, weights: Sequence[float] | None = None,
     heads: Literal["drop", "keep"] = "keep", dtype: str | None = None, seed: int = 0, hub: Hub | None = None,
+    cache: bool = False,
 ) -> FusePlan:  # fmt: skip
-    """The plan of `fuse_models`; repositories are downloaded for it. Raises as `fuse_models`."""
+    """The plan of `fuse_models`. Of repositories only headers are read for it, unless `cache` downloads them.
+
+    Raises as `fuse_models`.
+    """
     if weights is not None and len(weights) != len(contributions):
         raise MergeError(f"{len(contributions)} contributions need as many weights, not {len(weights)}")
     if dtype is not None and DTYPES.get(dtype, dtype) not in WRITABLE:
         raise MergeError(f"there is no output dtype {dtype!r}; there are {', '.join(DTYPES)}")
-    base_folder = checkpoint_folder(str(base), hub)
-    folders = [checkpoint_folder(str(c), hub) for c in contributions]
-    keys = contribution_keys(contributions, folders)
+    place = checkpoint_folder if cache else checkpoint_place
+    base_place = place(str(base), hub)
+    places = [place(str(c), hub) for c in contributions]
+    keys = contribution_keys(contributions, places)
     sources = tuple(
-        Source(key, folder, base_folder,
-               "adapter" if (folder / "adapter_model.safetensors").is_file() else "finetune", weight)
-        for key, folder, weight in zip(keys, folders, weights or [1.0] * len(folders), strict=True)
-    )  # fmt: skip
+        Source(key, where, base_place, "adapter" if (where / ADAPTER).is_file() else "finetune", weight)
+        for key, where, weight in zip(keys, places, weights or [1.0] * len(places), strict=True)
+    )
     return FusePlan(
-        base_folder, out, sources, method, dict(options or {}), 1.0, heads, DTYPES.get(dtype or "", dtype), seed
+        base_place, out, sources, method, dict(options or {}), 1.0, heads, DTYPES.get(dtype or "", dtype), seed
     )
 
 
@@ -69,6 +76,15 @@ def checkpoint_folder(target: str, hub: Hub | None = None) -> Path:
     """A folder with the checkpoint: `target` itself, or a download of ``user/model[@revision]``.
 
     Raises RepoMissing, and HubError for what is neither a folder nor a repository's name.
+    """
+    place = checkpoint_place(target, hub)
+    return place if isinstance(place, Path) else fetch_checkpoint(hub or place.hub, place.repo, place.sha)
+
+
+def checkpoint_place(target: str, hub: Hub | None = None) -> Place:
+    """Where a checkpoint is: a folder, or the commit behind ``user/model[@revision]``.
+
+    Raises as `checkpoint_folder`.
     """
     if Path(target).is_dir():
         return Path(target)
@@ -79,17 +95,17 @@ def checkpoint_folder(target: str, hub: Hub | None = None) -> Path:
         from hub_fusion.hub import Hub
 
         hub = Hub()
-    return fetch_checkpoint(hub, repo, hub.resolve(repo, revision or "main"))
+    return HubFolder(hub.endpoint, repo, hub.resolve(repo, revision or "main"), hub.token)
 
 
-def contribution_keys(contributions: Sequence[str | Path], folders: Sequence[Path]) -> list[str]:
+def contribution_keys(contributions: Sequence[str | Path], places: Sequence[Place]) -> list[str]:
     """Names for canonical order and for randomness: ``repo@sha``, or as much of a folder's path as tells it apart.
 
     They do not depend on where the folders are, so the result does not either.
     """
-    remote = [None if Path(c).is_dir() else f"{str(c).partition('@')[0]}@{folder.name}"
-              for c, folder in zip(contributions, folders, strict=True)]  # fmt: skip
-    parts = [folder.resolve().parts for folder in folders]
+    remote = [None if Path(c).is_dir() else f"{str(c).partition('@')[0]}@{place.name}"
+              for c, place in zip(contributions, places, strict=True)]  # fmt: skip
+    parts = [place.resolve().parts if isinstance(place, Path) else (place.name,) for place in places]
     depth = 1
     while depth < max(map(len, parts)) and len({p[-depth:] for p in parts}) < len({*parts}):
         depth += 1

@@ -22,6 +22,7 @@ from hub_fusion.weights.names import kind_of, some
 from hub_fusion.weights.writer import plan_layout
 
 if TYPE_CHECKING:
+    from hub_fusion.weights.places import Place
     from hub_fusion.weights.tensors import TensorWork
 
 
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 class FusePlan:
     """Everything that decides the bytes of a fused checkpoint."""
 
-    base: Path
+    base: Place
     out: Path
     sources: tuple[Source, ...]
     method: str = "mean"

@@ -44,9 +44,12 @@ def weight_files(hub: Hub, repo: str, sha: str, files: Iterable[str]) -> list[st
 
 
 def read_headers(
-    hub: Hub, repo: str, sha: str, files: Iterable[str], sizes: dict[str, FileInfo]
-) -> dict[str, TensorSpec]:
+    hub: Hub, repo: str, sha: str, files: Iterable[str], sizes: dict[str, FileInfo],
+    metadata: dict[str, dict[str, str]] | None = None,
+) -> dict[str, TensorSpec]:  # fmt: skip
     """All tensors of these files from their headers alone: one or two small range requests a file.
+
+    `metadata` is filled with that of every file.
 
     Raises HeaderError for anything the format forbids, for a tensor that is in two files, and, if the index is among
     the files, for one that it lists and no file has.
@@ -70,7 +73,9 @@ def read_headers(
             )
         if len(head) < 8 + length:
             head += hub.read_range(repo, file, sha, len(head), 8 + length)
-        tensors, _ = parse_header(head[8 : 8 + length], size, source=source)
+        tensors, about = parse_header(head[8 : 8 + length], size, source=source)
+        if metadata is not None:
+            metadata[file] = about
         if len(found) + len(tensors) > MAX_TENSORS:
             raise HeaderError(f"{source}: {len(found) + len(tensors)} tensors up to here, allowed are {MAX_TENSORS}")
         for name, spec in tensors.items():
@@ -106,7 +111,7 @@ class Spool:
     def fetch(self, hub: Hub, repo: str, sha: str, files: Iterable[FileInfo]) -> Path:
         """Download files of ``repo@sha``; gives their folder. Raises WeightsError if they do not fit or verify."""
         wanted = list(files)
-        place = self.folder / _place(repo, sha)
+        place = self.place(repo, sha)
         missing = [f for f in wanted if not (place / f.path).is_file() or (place / f.path).stat().st_size != f.size]
         need = sum(f.size for f in missing)
         used = sum(p.stat().st_size for p in self.folder.rglob("*") if p.is_file()) if self.folder.is_dir() else 0
@@ -127,6 +132,10 @@ class Spool:
                 path.unlink(missing_ok=True)
                 raise WeightsError(f"{repo}@{sha[:8]}/{file.path} does not have the sha256 that the Hub gives for it")
         return place
+
+    def place(self, repo: str, sha: str) -> Path:
+        """Where the files of ``repo@sha`` are."""
+        return self.folder / _place(repo, sha)
 
     def retain(self, keys: Iterable[str]) -> None:
         """Give back the space of everything but these contributions (``repo@sha``): commits that have been replaced."""

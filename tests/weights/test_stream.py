@@ -1,0 +1,131 @@
+"""Repositories are fused without being downloaded: the same bytes, nothing on disk, and the Hub's hashes compared."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from huggingface_hub import HfApi
+from peft import LoraConfig, get_peft_model
+
+from hub_fusion.errors import WeightsError
+from hub_fusion.hub import Hub
+from hub_fusion.local_hub import add_user, serve
+from hub_fusion.weights import stream
+from hub_fusion.weights.local import fuse_models, plan_local
+
+from .tiny import model, saved, started_from, trained
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Hub, Path]]:
+    """A local Hub with a base, a sharded finetune, a whole one and an adapter; and the same as folders."""
+    folder = tmp_path_factory.mktemp("stream")
+    token = add_user(folder / "hub", "acme")
+    base = saved(model("BertForMaskedLM", hidden_size=32, intermediate_size=64, vocab_size=500), folder / "base")
+    trained(started_from("BertForMaskedLM", base)).save_pretrained(folder / "a", max_shard_size="40KB")
+    saved(trained(started_from("BertForSequenceClassification", base), seed=2), folder / "b")
+    adapted = get_peft_model(started_from("BertModel", base), LoraConfig(r=2, init_lora_weights=False))
+    adapted.save_pretrained(folder / "c")
+    with serve(folder / "hub") as running:
+        api = HfApi(running.url, token)
+        for name in ("base", "a", "b", "c"):
+            api.create_repo(f"acme/{name}", private=True)
+            api.upload_folder(repo_id=f"acme/{name}", folder_path=folder / name, ignore_patterns="README.md")
+        yield Hub(running.url, token, folder / "cache"), folder
+
+
+NAMES = ["a", "b", "c"]
+
+
+@pytest.mark.parametrize("method", ["mean", "dare_ties", "ties", "model_stock"])
+@pytest.mark.parametrize("chunk", [1000, 8 * 2**20])
+def test_streaming_gives_the_bytes_of_folders_and_leaves_nothing(
+    world: tuple[Hub, Path], tmp_path: Path, method: str, chunk: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Private repositories, shards, heads and adapters; methods that read twice use a folder that goes away."""
+    hub, folder = world
+    monkeypatch.setattr(stream, "CHUNK", chunk)
+    monkeypatch.setattr(stream, "GAP", min(stream.GAP, chunk))
+    repos = [f"acme/{name}" for name in NAMES]
+    remote = fuse_models("acme/base", repos, tmp_path / "remote", method=method, hub=hub)
+    keys = [s.key for s in plan_local("acme/base", repos, tmp_path / "x", hub=hub).sources]
+    assert [key.partition("@")[0] for key in keys] == repos
+    if "dare" not in method:  # whose noise goes by the contribution's name
+        local = fuse_models(folder / "base", [folder / n for n in NAMES], tmp_path / "local", method=method)
+        assert remote.files == local.files
+        assert {p.name for p in (tmp_path / "remote").iterdir()} == {p.name for p in (tmp_path / "local").iterdir()}
+    assert not (folder / "cache").exists()
+    assert fuse_models("acme/base", repos, tmp_path / "again", method=method, hub=hub).files == remote.files
+
+
+def test_a_dry_run_reads_headers_only(world: tuple[Hub, Path], tmp_path: Path) -> None:
+    """Also for a method that would download."""
+    from hub_fusion.weights.fuse import describe
+
+    hub, _ = world
+    facts = describe(plan_local("acme/base", ["acme/a"], tmp_path / "out", method="ties", hub=hub))
+    assert facts["sources"][0]["bytes"] > 0
+    assert not (tmp_path / "out").exists()
+
+
+def test_cache_keeps_downloads(world: tuple[Hub, Path], tmp_path: Path) -> None:
+    """For people who fuse the same repositories again and again."""
+    hub, folder = world
+    cached = Hub(hub.endpoint, hub.token, tmp_path / "cache")
+    kept = fuse_models("acme/base", ["acme/a"], tmp_path / "out", hub=cached, cache=True)
+    assert list((tmp_path / "cache").rglob("*.safetensors"))
+    assert kept.files == fuse_models(folder / "base", [folder / "a"], tmp_path / "local").files
+
+
+def test_other_bytes_than_the_hub_promises_are_refused(
+    world: tuple[Hub, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file that is read whole is hashed on the way; nothing is left of the result."""
+    hub, folder = world
+    sha = hub.files("acme/b", "main")["model.safetensors"].sha256
+    blob = next(p for p in (folder / "hub").rglob("*") if p.is_file() and sha.endswith(p.name) and len(p.name) > 32)
+    good = blob.read_bytes()
+    bad = bytearray(good)
+    bad[-200] ^= 1  # of the classifier or the last layer: a finite number
+    blob.chmod(0o644)
+    blob.write_bytes(bad)
+    try:
+        with pytest.raises(WeightsError, match="acme/b@.*/model.safetensors does not have the sha256 that the Hub gives"):
+            fuse_models("acme/base", ["acme/b"], tmp_path / "out", hub=hub)
+    finally:
+        blob.write_bytes(good)
+    assert not list((tmp_path / "out").glob("*.safetensors*"))
+
+
+def test_what_is_needed_earlier_than_expected_is_fetched_at_once(world: tuple[Hub, Path], tmp_path: Path) -> None:
+    """Threads may run ahead of the plan; the last chunk first must not wait for ever."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    hub, _ = world
+    place = plan_local("acme/base", ["acme/b"], tmp_path / "x", hub=hub).sources[0].folder
+    checkpoint = place.open()  # type: ignore[union-attr]
+    store = checkpoint.store
+    specs = sorted(checkpoint.values(), key=lambda s: s.start)
+    ranges = [(s.file, s.start, s.start + s.size_bytes) for s in specs]
+    with ThreadPoolExecutor(1) as pool:
+        store.expect(ranges, 3 * 2**16, pool)  # type: ignore[attr-defined]
+        found: dict[str, bytes] = {}
+
+        def read(reverse: bool) -> None:
+            for s in sorted(specs, key=lambda s: s.start, reverse=reverse)[: len(specs) // 2]:
+                out = bytearray(s.size_bytes)
+                store.read_into(s.file, s.start, memoryview(out))
+                found[s.name] = bytes(out)
+
+        threads = [threading.Thread(target=read, args=(r,), daemon=True) for r in (False, True)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(30)
+            assert not thread.is_alive()
+    local = world[1] / "b" / "model.safetensors"
+    raw = local.read_bytes()
+    assert all(data == raw[checkpoint[n].start : checkpoint[n].start + len(data)] for n, data in found.items())
