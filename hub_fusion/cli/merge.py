@@ -51,6 +51,7 @@ def fuse(
     from_lines: str | None = typer.Option(
         None, "--from", help="What `screen` wrote, instead of BASE and CONTRIBUTION."
     ),
+    cache: bool = typer.Option(False, "--cache", help="Keep what is downloaded in the client's cache."),
     recipe: Path = RecipeFile, endpoint: str | None = Endpoint, work: Path | None = Work,
     dry_run: bool = typer.Option(False, "--dry-run", help="Print the plan; write nothing."), json: bool = Json,
 ) -> None:  # fmt: skip
@@ -80,7 +81,7 @@ def fuse(
             plan = plan_from_lines(from_lines, recipe, endpoint, work, out, dtype, compute, stack)
         else:
             plan = plan_from_arguments(
-                base, contributions, out, method, settings, weights, dtype, heads, seed, endpoint
+                base, contributions, out, method, settings, weights, dtype, heads, seed, endpoint, cache
             )
         if step is not None:
             plan = replace(plan, step=step)
@@ -107,7 +108,7 @@ def fuse(
 
 def plan_from_arguments(
     base: str | None, contributions: list[str] | None, out: Path, method: str, settings: list[str], weights: str | None,
-    dtype: str | None, heads: str, seed: int, endpoint: str | None,
+    dtype: str | None, heads: str, seed: int, endpoint: str | None, cache: bool,
 ) -> FusePlan:  # fmt: skip
     """BASE CONTRIBUTION… with their options."""
     from hub_fusion.merge import find_method
@@ -125,7 +126,8 @@ def plan_from_arguments(
     find_method(method).bind(options)
     output_dtype(dtype)
     return plan_local(base, contributions, out, method=method, options=options, weights=shares, dtype=dtype,
-                      heads="drop" if heads == "drop" else "keep", seed=seed, hub=open_hub(endpoint))  # fmt: skip
+                      heads="drop" if heads == "drop" else "keep", seed=seed, hub=open_hub(endpoint),
+                      cache=cache)  # fmt: skip
 
 
 def plan_from_mergekit(file: Path, out: Path, dtype: str | None, seed: int, endpoint: str | None) -> FusePlan:

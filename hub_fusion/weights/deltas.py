@@ -38,6 +38,12 @@ class Source:
     weight: float = 1.0
     scale: float = 1.0  # below 1 where the norm was capped
 
+    @property
+    def here(self) -> Path:
+        """Its folder, where it is on this machine, as all that the screen let pass are."""
+        assert isinstance(self.folder, Path), self.folder
+        return self.folder
+
 
 class Deltas:
     """An opened source: which of the base's tensors it changes, and by how much.

@@ -60,7 +60,7 @@ class FrozenBase:
         Where its card does not say which one that was, it is the nearer one of the newest of its day and the root:
         people go on with a generation's adapter or begin a new one. Raises WeightsError.
         """
-        files = Checkpoint.open(source.folder, ADAPTER)
+        files = Checkpoint.open(source.here, ADAPTER)
         base, memory = Checkpoint.open(self.root), partial(base_memory_names, self.root)
         config = read_lora_config(source.folder)
         if config.kind != "LORA":
@@ -70,7 +70,7 @@ class FrozenBase:
         plan = plan_adapter(config, files, base, memory)
         names = _common_names(memory())
         own = {target.module: names[name] for name, target in plan.items() if target.a and name in names}
-        mine = Part("contribution", source.folder, 1.0, own)
+        mine = Part("contribution", source.here, 1.0, own)
         origins = {c.generation or 0} if c.known_by == "card" else {0, c.generation or 0}
         best: tuple[float, int, Path] | None = None
         for number in sorted(origins):
@@ -90,7 +90,7 @@ class FrozenBase:
         """The next generation's adapter in `out`: the parent's and `step` times the mean of the changes."""
         began = time.monotonic()
         shutil.rmtree(out, ignore_errors=True)
-        parts = [Part(s.key, s.folder, step * s.weight * s.scale) for s in sources]
+        parts = [Part(s.key, s.here, step * s.weight * s.scale) for s in sources]
         parts += [Part(f"gen-{parent}", self.adapters[parent], 1.0)] if parent in self.adapters else []
         made = combine(parts, out, method="svd", rank=rank, base=self.repo)
         say(f"rank {made.rank} loses {made.error:.2%} of the change")

@@ -36,6 +36,11 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
         noise = 0.0 if name == "base" else 0.1
         tensors = {n: (t + noise * torch.randn(t.shape, generator=random)).contiguous() for n, t in base.items()}
         save_file(tensors, folder / name / "model.safetensors")
+        statistics = {f"fisher/{n}": torch.rand(SHAPES[n], generator=random) for n in ("bias", "matrix", "cube")}
+        inputs = torch.randn(30, SHAPES["matrix"][1], generator=random)
+        (folder / name / "fusion").mkdir()
+        save_file(statistics | {"activations/matrix": inputs.T @ inputs / 30},
+                  folder / name / "fusion" / "statistics.safetensors")  # fmt: skip
     return folder
 
 
