@@ -89,10 +89,13 @@ def svd(pairs: Sequence[Pair], rank: int) -> Fused:
 
 
 def side_by_side(pairs: Sequence[Pair]) -> tuple[Array, Array]:
-    """(rows, Σr) and (Σr, columns) in float64, whose product is the exact sum."""
+    """(rows, Σr) and (Σr, columns) in float64, whose product is the exact sum. Raises WeightsError if it overflows."""
     import numpy as np
 
-    left = np.hstack([pair.b.astype(np.float64) * (pair.coefficient * pair.scaling) for pair in pairs])
+    with np.errstate(over="ignore"):
+        left = np.hstack([pair.b.astype(np.float64) * (pair.coefficient * pair.scaling) for pair in pairs])
+    if not np.isfinite(left).all():
+        raise WeightsError("the fused factors are not finite: an adapter's lora_alpha is too large")
     return left, np.vstack([pair.a.astype(np.float64) for pair in pairs])
 
 

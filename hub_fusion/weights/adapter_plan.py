@@ -123,7 +123,7 @@ def check_factors(where: str, a: str | None, b: str | None, kind: str, tensors: 
     if len(first) < 2 or len(first) != len(second) or prod(second[2:]) != 1:
         raise WeightsError(f"{where} is neither a linear layer nor a convolution: A is {first}, B is {second}")
     rank = first[0]
-    if not rank or second[1] != rank:
+    if not rank or second[1] != rank or not prod(first) or not prod(second):
         raise WeightsError(f"{where}: A is {first}, B is {second}")
     most = max(4 * min(prod(first[1:]), second[0]), MAX_RANK)
     if rank > most:
