@@ -105,6 +105,7 @@ class FrozenBase:
             return self.root, folder_sha256(self.root)
         source = Source("adapter", adapter, self.root, "adapter")
         plan = FusePlan(self.root, self.work / "whole", (source,), heads=heads)
+        shutil.rmtree(plan.out, ignore_errors=True)  # of another adapter under the same name
         return plan.out, compute.together(fuse, plan, progress=progress).weights_sha256
 
 
