@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any, cast
 
 import typer
 
@@ -31,11 +32,23 @@ def add(
     name: str = typer.Argument(..., help="Account name."),
     root: Path = typer.Option(..., "--root", help="Folder of the Hub's storage."),
     org: bool = typer.Option(False, "--org", help="An organisation instead of a person."),
+    role: str = typer.Option("write", "--role", help="What the token may do: read or write."),
+    allow: list[str] = typer.Option(
+        [],
+        "--allow",
+        metavar="WHERE=PERMISSION,…",
+        help="Make a fine-grained token instead: WHERE is an account, ns/name, datasets/ns/name, spaces/ns/name or "
+        "'global'; PERMISSION is repo.write, repo.content.read, discussion.write, … May be repeated.",
+    ),
 ) -> None:
     """Make an account, or a further token for one, and print the token (shown once, stored hashed)."""
     from hub_fusion.local_hub import add_user
 
+    permissions = {where: what.split(",") for where, _, what in (text.partition("=") for text in allow)}
     try:
-        print(add_user(root, name, org=org))
+        if permissions:
+            print(add_user(root, name, org=org, role="fineGrained", permissions=permissions))
+        else:
+            print(add_user(root, name, org=org, role=cast(Any, role)))  # add_user checks it
     except ValueError as error:
         raise typer.BadParameter(str(error)) from None

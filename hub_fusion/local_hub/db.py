@@ -14,6 +14,8 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
+from hub_fusion.local_hub.schema import COLLABORATION
+
 BUSY_TIMEOUT_S = 30.0
 
 SCHEMA = """
@@ -63,7 +65,7 @@ CREATE TABLE IF NOT EXISTS access (
 """
 
 # Step n brings a file from version n to n + 1; SCHEMA is version 0. Steps are only ever added at the end.
-MIGRATIONS = ("ALTER TABLE uploads ADD COLUMN at INTEGER NOT NULL DEFAULT 0;",)
+MIGRATIONS = ("ALTER TABLE uploads ADD COLUMN at INTEGER NOT NULL DEFAULT 0;", COLLABORATION)
 
 
 class Database:
@@ -74,6 +76,7 @@ class Database:
         self._idle: list[sqlite3.Connection] = []
         self._write_lock = threading.Lock()
         self._closed = False
+        self.changed = threading.Event()  # set after every write, for those who wait for something to do
         with self._connection() as con:
             con.execute("PRAGMA journal_mode=WAL")
             con.executescript(SCHEMA)
@@ -103,6 +106,7 @@ class Database:
             except BaseException:
                 con.execute("ROLLBACK")
                 raise
+        self.changed.set()
 
     def close(self) -> None:
         """Close every idle connection; those in use close when they are given back."""

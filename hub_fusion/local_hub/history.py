@@ -9,7 +9,7 @@ import sqlite3
 from collections.abc import Iterator
 
 from hub_fusion.local_hub import facts as facts_of
-from hub_fusion.local_hub import trees
+from hub_fusion.local_hub import lineage, trees
 from hub_fusion.local_hub.db import now_ms
 from hub_fusion.local_hub.store import Commit, Repo, Store
 from hub_fusion.local_hub.trees import Tree
@@ -78,8 +78,16 @@ def point(con: sqlite3.Connection, repo_id: int, ref: str, oid: str) -> None:
         "UPDATE repos SET head=?, tree=?, modified=?, pipeline=?, parameters=? WHERE id=?",
         (oid, row["tree"], row["date"], facts["pipeline"], parameters, repo_id),
     )
-    con.execute("DELETE FROM repo_tags WHERE repo=?", (repo_id,))
-    con.executemany("INSERT INTO repo_tags VALUES (?, ?)", [(tag, repo_id) for tag in facts["tags"]])
+    _index_tags(con, repo_id, lineage.follow(facts, lineage.renamed(con))["tags"])
+
+
+def _index_tags(con: sqlite3.Connection, repo_id: int, tags: list[str]) -> None:
+    """What lists filter by. A tag that stays keeps its date, so that a lagging index lags on new tags only."""
+    before = {row["tag"] for row in con.execute("SELECT tag FROM repo_tags WHERE repo=?", (repo_id,))}
+    gone = [(tag, repo_id) for tag in before.difference(tags)]
+    con.executemany("DELETE FROM repo_tags WHERE tag=? AND repo=?", gone)
+    fresh = [(tag, repo_id, now_ms()) for tag in dict.fromkeys(tags) if tag not in before]
+    con.executemany("INSERT INTO repo_tags (tag, repo, since) VALUES (?, ?, ?)", fresh)
 
 
 def ancestors(con: sqlite3.Connection, repo: Repo, oid: str, limit: int = -1) -> Iterator[Commit]:

@@ -6,6 +6,7 @@ from typing import Any
 
 from starlette.responses import Response
 
+from hub_fusion.local_hub import lineage
 from hub_fusion.local_hub.call import API_REPO, Call, Route, answer
 from hub_fusion.local_hub.cards import RELATIONS
 from hub_fusion.local_hub.db import iso
@@ -40,6 +41,7 @@ def detail(call: Call) -> Response:
             commit = store.resolve(con, repo, revision)
             sha, tree_id, modified = commit.oid, commit.tree, commit.date
         facts = json.loads(con.execute("SELECT facts FROM trees WHERE id=?", (tree_id,)).fetchone()["facts"])
+        facts = lineage.follow(facts, lineage.renamed(con))
         shown = describe(con, store, repo, facts, sha=sha, modified=modified)
         shown["siblings"] = siblings(store.tree(con, tree_id), blobs=call.flag("blobs"))
         shown["baseModels"] = base_models(con, facts)

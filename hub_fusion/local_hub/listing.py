@@ -12,10 +12,12 @@ from urllib.parse import urlencode
 
 from starlette.responses import Response
 
+from hub_fusion.local_hub import lineage
 from hub_fusion.local_hub.call import Call, Route, answer
 from hub_fusion.local_hub.errors import HubError
 from hub_fusion.local_hub.info import LIST_EXPAND, base_models, check_expand, describe, select, siblings
 from hub_fusion.local_hub.store import Repo
+from hub_fusion.local_hub.users import sees_private
 
 MAX_PAGE = 1000
 SORT_COLUMNS = {
@@ -55,7 +57,9 @@ def list_repos(call: Call) -> Response:
         raise HubError(400, f'"sort" must be one of {", ".join(SORT_COLUMNS)}.')
     column = SORT_COLUMNS[sort]
     page = _page_size(query.get("limit"))
-    where, values = _conditions(call)
+    with call.store.db.read() as con:
+        names = lineage.renamed(con)
+    where, values = _conditions(call, names)
     after = _read_cursor(query.get("cursor"))
     if after is not None:
         where.append(f"(repos.{column}, repos.id) < (?, ?)")
@@ -67,7 +71,7 @@ def list_repos(call: Call) -> Response:
             f" WHERE {' AND '.join(where)} ORDER BY repos.{column} DESC, repos.id DESC LIMIT ?",
             [*values, page + 1],
         ).fetchall()
-        items = [_item(con, call, row, expand) for row in rows[:page]]
+        items = [_item(con, call, row, expand, names) for row in rows[:page]]
     headers = {}
     if len(rows) > page:
         last = rows[page - 1]
@@ -77,9 +81,11 @@ def list_repos(call: Call) -> Response:
     return answer(items, headers=headers)
 
 
-def _item(con: sqlite3.Connection, call: Call, row: sqlite3.Row, expand: list[str]) -> dict[str, Any]:
+def _item(
+    con: sqlite3.Connection, call: Call, row: sqlite3.Row, expand: list[str], names: dict[str, str]
+) -> dict[str, Any]:
     fields = dict(row)
-    facts = json.loads(fields.pop("facts"))
+    facts = lineage.follow(json.loads(fields.pop("facts")), names)
     repo = Repo(**fields)
     shown = describe(con, call.store, repo, facts, sha=repo.head, modified=repo.modified)
     full = call.flag("full")
@@ -94,15 +100,22 @@ def _item(con: sqlite3.Connection, call: Call, row: sqlite3.Row, expand: list[st
     return {name: shown[name] for name in wanted if shown.get(name) is not None or name in ("cardData", "config")}
 
 
-def _conditions(call: Call) -> tuple[list[str], list[Any]]:
+def _conditions(call: Call, names: dict[str, str]) -> tuple[list[str], list[Any]]:
     query = call.request.query_params
     where, values = ["repos.kind=?"], [call.kind]  # type: tuple[list[str], list[Any]]
-    mine = [call.user.id, *call.user.orgs] if call.user else []
-    where.append(f"(repos.private=0 OR repos.owner IN ({','.join('?' * len(mine))}))")
-    values += mine
+    accounts, named = sees_private(call.user)
+    clauses = ["repos.private=0"]
+    if accounts:
+        clauses.append(f"repos.owner IN ({','.join('?' * len(accounts))})")
+    if named and call.user:
+        mine = call.user.accounts
+        clauses.append(f"repos.id IN ({','.join('?' * len(named))}) AND repos.owner IN ({','.join('?' * len(mine))})")
+        named = [*named, *mine]
+    where.append(f"({' OR '.join(clauses)})")
+    values += [*accounts, *named]
     for tag in [part for value in call.values("filter") for part in value.split(",") if part]:
         where.append("repos.id IN (SELECT repo FROM repo_tags WHERE tag=?)")
-        values.append(tag)
+        values.append(lineage.follow_tag(tag, names))
     if query.get("author"):
         where.append("repos.owner=(SELECT id FROM accounts WHERE key=?)")
         values.append(query["author"].lower())

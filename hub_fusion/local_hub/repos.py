@@ -6,7 +6,7 @@ from typing import Any
 
 from starlette.responses import PlainTextResponse, Response
 
-from hub_fusion.local_hub import attributes, history, trees
+from hub_fusion.local_hub import attributes, history, lineage, trees
 from hub_fusion.local_hub.call import API_REPO, Call, Route, answer
 from hub_fusion.local_hub.db import new_hex_id, now_ms
 from hub_fusion.local_hub.errors import HubError, gated, repo_not_found, sign_in_first
@@ -89,6 +89,8 @@ def move(call: Call) -> Response:
         )
         if repo.key != full_name.lower():
             con.execute("INSERT OR REPLACE INTO renames VALUES (?, ?, ?)", (kind, repo.key, repo.id))
+        if kind == "model":
+            lineage.rename_tags(con, repo.full_name, full_name)
     return answer({"url": f"{call.base}/{URL_PREFIX[kind]}{full_name}"})
 
 

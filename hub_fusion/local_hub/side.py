@@ -1,5 +1,8 @@
 """Calls the client makes beside the point: who am I, telemetry, agent harnesses."""
 
+import json
+from typing import Any
+
 from starlette.responses import Response
 
 from hub_fusion.local_hub.call import Call, Route, answer
@@ -28,6 +31,9 @@ def whoami(call: Call) -> Response:
                 (user.id,),
             )
         ]
+    token: dict[str, Any] = {"displayName": user.label, "role": user.role, "createdAt": iso(user.created)}
+    if user.fine_grained:
+        token["fineGrained"] = json.loads(user.fine_grained)
     return answer(
         {
             "type": user.kind,
@@ -41,10 +47,7 @@ def whoami(call: Call) -> Response:
             "periodEnd": None,
             "avatarUrl": f"{call.base}/avatars/{user.name}.svg",
             "orgs": orgs,
-            "auth": {
-                "type": "access_token",
-                "accessToken": {"displayName": "local", "role": user.role, "createdAt": iso(user.created)},
-            },
+            "auth": {"type": "access_token", "accessToken": token},
         }
     )
 

@@ -47,6 +47,7 @@ class Repo:
     trending: int
     pipeline: str | None
     parameters: int | None
+    discussions: int = 1
 
     @property
     def url_path(self) -> str:
@@ -112,8 +113,8 @@ class Store:
 
     def resolve(self, con: sqlite3.Connection, repo: Repo, revision: str) -> Commit:
         """The commit a branch, tag, full ref name, commit oid or its first 7 or more digits stands for."""
-        names = (f"refs/heads/{revision}", f"refs/tags/{revision}", revision)
-        for name in names:
+        full = revision.startswith("refs/")
+        for name in (revision,) if full else (f"refs/heads/{revision}", f"refs/tags/{revision}", revision):
             row = con.execute("SELECT oid FROM refs WHERE repo=? AND name=?", (repo.id, name)).fetchone()
             if row:
                 return self.commit(con, repo, row["oid"])

@@ -8,16 +8,19 @@ import hashlib
 import re
 import secrets
 import sqlite3
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
+from hub_fusion.local_hub import scopes
 from hub_fusion.local_hub.db import Database, new_hex_id, now_ms
 from hub_fusion.local_hub.errors import HubError, bad_credentials, repo_not_found, sign_in_first
+from hub_fusion.local_hub.scopes import Scopes
 from hub_fusion.local_hub.store import Repo
 
-Role = Literal["read", "write"]
+Role = Literal["read", "write", "fineGrained"]
 ACCOUNT_NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9]|-(?=[A-Za-z0-9])){0,41}|[A-Za-z0-9][\w-]{0,41}")
 
 
@@ -32,17 +35,40 @@ class User:
     role: str
     created: int
     orgs: dict[int, str]
+    scopes: Scopes
+    label: str = "local"
+    fine_grained: str | None = None
+
+    @property
+    def accounts(self) -> list[int]:
+        """Its own account and its organisations'."""
+        return [self.id, *self.orgs]
 
 
-def add_user(root: Path, name: str, *, org: bool = False, role: Role = "write") -> str:
+def add_user(
+    root: Path,
+    name: str,
+    *,
+    org: bool = False,
+    role: Role = "write",
+    permissions: Mapping[str, Sequence[str]] | None = None,
+    read_gated: bool = False,
+    label: str = "local",
+) -> str:
     """A new token ("hf_…") for the account `name`, which is made if need be.
 
     `org` makes the account an organisation, with a token that acts as the organisation. Works beside a running server.
+
+    The role "fineGrained" takes `permissions`, by "global", account or repository:
+    ``{"alice/base": ["repo.write"], "datasets/lab/d": ["repo.content.read"], "global": ["discussion.write"]}``;
+    `read_gated` lets such a token read gated repositories that its user was let into.
     """
     if not ACCOUNT_NAME.fullmatch(name):
         raise ValueError(f"{name!r} cannot be an account: letters, digits, '-' and '_', at most 42.")
-    if role not in ("read", "write"):
-        raise ValueError(f"role must be 'read' or 'write', not {role!r}.")
+    if role not in get_args(Role):
+        raise ValueError(f"role must be one of {', '.join(get_args(Role))}, not {role!r}.")
+    if (role == "fineGrained") != (permissions is not None):
+        raise ValueError("permissions belong to the role 'fineGrained', and it needs them.")
     token = "hf_" + secrets.token_urlsafe(27).replace("-", "x").replace("_", "y")
     root.mkdir(parents=True, exist_ok=True)
     with closing(Database(root / "hub.sqlite3")) as db, db.write() as con:
@@ -51,7 +77,11 @@ def add_user(root: Path, name: str, *, org: bool = False, role: Role = "write") 
             (new_hex_id(), name, name.lower(), "org" if org else "user", now_ms()),
         )
         account = con.execute("SELECT id FROM accounts WHERE key=?", (name.lower(),)).fetchone()["id"]
-        con.execute("INSERT INTO tokens VALUES (?, ?, ?, ?)", (_digest(token), account, role, now_ms()))
+        fine = scopes.dump(con, permissions, read_gated=read_gated) if permissions is not None else None
+        con.execute(
+            "INSERT INTO tokens (sha256, account, role, created, name, fine_grained) VALUES (?, ?, ?, ?, ?, ?)",
+            (_digest(token), account, role, now_ms(), label, fine),
+        )
     return token
 
 
@@ -77,7 +107,8 @@ def authenticate(con: sqlite3.Connection, header: str | None) -> User | None:
     if scheme.lower() != "bearer":
         raise bad_credentials()
     row = con.execute(
-        "SELECT accounts.*, tokens.role FROM tokens JOIN accounts ON accounts.id=tokens.account WHERE sha256=?",
+        "SELECT accounts.*, tokens.role, tokens.name AS label, fine_grained, tokens.created AS issued"
+        " FROM tokens JOIN accounts ON accounts.id=tokens.account WHERE sha256=?",
         (_digest(token.strip()),),
     ).fetchone()
     if row is None:
@@ -92,20 +123,42 @@ def authenticate(con: sqlite3.Connection, header: str | None) -> User | None:
         name=row["name"],
         kind=row["kind"],
         role=row["role"],
-        created=row["created"],
+        created=row["issued"],
         orgs={org["id"]: org["name"] for org in orgs},
+        scopes=scopes.load(con, row["role"], row["fine_grained"]),
+        label=row["label"],
+        fine_grained=row["fine_grained"],
     )
 
 
 def may_see(user: User | None, repo: Repo) -> bool:
     """Whether the repository exists as far as this caller is told."""
-    return not repo.private or (user is not None and (repo.owner == user.id or repo.owner in user.orgs))
+    return not repo.private or (
+        user is not None
+        and repo.owner in user.accounts
+        and user.scopes.allow("repo.content.read", account=repo.owner, repo=repo.id)
+    )
 
 
-def may_write_to(con: sqlite3.Connection, user: User, account: int) -> bool:
-    """Whether this token may make and change repositories of that account."""
-    if user.role == "read":
+def sees_private(user: User | None) -> tuple[list[int], list[int]]:
+    """(accounts, repositories) whose private repositories a list shows this caller: the rows `may_see` would pass."""
+    if user is None:
+        return [], []
+    if user.scopes.allow("repo.content.read"):
+        return user.accounts, []
+    accounts, repos = user.scopes.holders("repo.content.read")
+    return [account for account in accounts if account in user.accounts], repos
+
+
+def may_write_to(con: sqlite3.Connection, user: User, account: int, repo: int | None = None) -> bool:
+    """Whether this token may make repositories of that account, or change this one of them."""
+    if not user.scopes.allow("repo.write", account=account, repo=repo):
         return False
+    return manages(con, user, account)
+
+
+def manages(con: sqlite3.Connection, user: User, account: int) -> bool:
+    """Whether the account is the caller's, or an organisation's that lets it write, whatever the token."""
     if account == user.id:
         return True
     row = con.execute("SELECT role FROM members WHERE org=? AND user=?", (account, user.id)).fetchone()
@@ -118,8 +171,10 @@ def may_read_files(con: sqlite3.Connection, user: User | None, repo: Repo) -> bo
         return True
     if user is None:
         return False
-    if repo.owner == user.id or repo.owner in user.orgs:
-        return True
+    if repo.owner in user.accounts:
+        return user.scopes.allow("repo.content.read", account=repo.owner, repo=repo.id)
+    if not user.scopes.read_gated:
+        return False
     row = con.execute("SELECT status FROM access WHERE repo=? AND user=?", (repo.id, user.id)).fetchone()
     return row is not None and row["status"] == "accepted"
 
@@ -130,6 +185,19 @@ def check_can_write(con: sqlite3.Connection, user: User | None, repo: Repo) -> U
         raise repo_not_found()
     if user is None:
         raise sign_in_first()
-    if not may_write_to(con, user, repo.owner):
+    if not may_write_to(con, user, repo.owner, repo.id):
         raise HubError(403, f"Forbidden: you don't have write access to {repo.full_name}.")
+    return user
+
+
+def check_can_discuss(con: sqlite3.Connection, user: User | None, repo: Repo) -> User:
+    """The caller, if it may open and answer discussions and pull requests here; 404, 401 or 403 otherwise."""
+    if not may_see(user, repo):
+        raise repo_not_found()
+    if user is None:
+        raise sign_in_first()
+    if not repo.discussions:
+        raise HubError(403, f"Discussions and pull requests are disabled for {repo.full_name}.")
+    if not user.scopes.allow("discussion.write", account=repo.owner, repo=repo.id):
+        raise HubError(403, "Forbidden: this token may not open or answer discussions.")
     return user

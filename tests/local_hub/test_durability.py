@@ -13,6 +13,7 @@ import pytest
 from huggingface_hub import HfApi
 
 from hub_fusion.local_hub import add_user, serve
+from hub_fusion.local_hub.db import SCHEMA
 
 from .conftest import PROJECT, safetensors
 
@@ -140,14 +141,15 @@ def test_importing_the_package_imports_no_web_framework(python) -> None:
 
 def test_a_folder_of_an_older_version_is_brought_up_to_date(tmp_path) -> None:
     """Who upgrades keeps users and repositories; a folder of a newer version is refused, not guessed at."""
-    add_user(tmp_path, "alice")
     con = sqlite3.connect(tmp_path / "hub.sqlite3")
-    con.execute("ALTER TABLE uploads DROP COLUMN at")
-    con.execute("PRAGMA user_version=0")
+    con.executescript(SCHEMA)
+    con.execute("INSERT INTO accounts VALUES (1, 'aa', 'alice', 'alice', 'user', 0)")
+    con.execute("INSERT INTO tokens VALUES (?, 1, 'write', 0)", (hashlib.sha256(b"hf_old").hexdigest(),))
+    con.commit()
     con.close()
-    token = add_user(tmp_path, "alice")
+    add_user(tmp_path, "bob")
     with serve(tmp_path) as hub:
-        api = HfApi(endpoint=hub.url, token=token)
+        api = HfApi(endpoint=hub.url, token="hf_old")
         api.create_repo("alice/m")
         api.upload_file(path_or_fileobj=safetensors(), path_in_repo="model.safetensors", repo_id="alice/m")
     con = sqlite3.connect(tmp_path / "hub.sqlite3")
