@@ -133,7 +133,7 @@ def test_ten_thousand_children_list_quickly(hub, nobody, carol) -> None:
                 [row[name] for name in columns],
             ).lastrowid
             con.executemany(
-                "INSERT INTO repo_tags VALUES (?, ?)",
+                "INSERT INTO repo_tags (tag, repo) VALUES (?, ?)",
                 [("base_model:finetune:crowd/base", new), ("base_model:crowd/base", new), ("license:mit", new)],
             )
     began = time.perf_counter()
