@@ -17,11 +17,25 @@ from hub_fusion.merge import BoundMethod
 from hub_fusion.merge.method import STATISTICS
 from hub_fusion.weights import kernels
 from hub_fusion.weights.checkpoint import Checkpoint
-from hub_fusion.weights.codec import is_finite, narrow, widen
+from hub_fusion.weights.codec import STORED, is_finite, narrow, widen
 from hub_fusion.weights.cuts import find_cuts
 from hub_fusion.weights.reading import Array, Origins, Reader
+from hub_fusion.weights.strips import fuse_strips
 from hub_fusion.weights.tensors import COMPILED_ELEMENTS, TORCH_ELEMENTS, TensorWork
-from hub_fusion.weights.twins import Around, find_twin
+from hub_fusion.weights.twins import Around, Strips, find_strips, find_twin
+
+PASS_ELEMENTS = 2**18  # of one contribution, where nothing is merged
+
+
+def longer(blocks: list[tuple[int, int]], rows: int) -> Iterator[tuple[int, int]]:
+    """The same rows in fewer blocks, of about `rows` rows."""
+    start = 0
+    for begin, stop in blocks:
+        if begin > start and stop - start > rows:
+            yield start, begin
+            start = begin
+    if blocks:
+        yield start, blocks[-1][1]
 
 
 class Arithmetic(Reader):
@@ -31,6 +45,7 @@ class Arithmetic(Reader):
         super().__init__()
         self.formula, self.step, self.seed = formula, step, seed
         self.twin = find_twin(formula)
+        self.strips = find_strips(formula)
         self.norms: dict[str, float] = {}  # of the contributions' Fisher information
         self.over_model = (formula.method.options | formula.options).get("within") == "model"
         self.elements = COMPILED_ELEMENTS if self.twin else TORCH_ELEMENTS
@@ -40,6 +55,10 @@ class Arithmetic(Reader):
         first, last = work.range(start, stop)
         if not work.taking:
             return self.copied(work, base, first, last)
+        if self.strips is not None and work.uniform(base) and (first & 0xFFFFFFFF) + last - first <= 2**32:
+            stored = self._by_strips(self.strips, work, base, first, last)
+            if stored is not None:
+                return stored
         origins: Origins = {}
         deltas = self.deltas(work, start, stop, origins)
         merged = self.merged(work, deltas, start, stop)
@@ -60,6 +79,26 @@ class Arithmetic(Reader):
                 f"large for {work.out.dtype} (bf16 and fp32 reach further than fp16)"
             )
         return stored
+
+    def _by_strips(self, how: Strips, work: TensorWork, base: Checkpoint, first: int, last: int) -> Array | None:
+        """A block of a tensor that all contributions store in the base's dtype; None if anything is not finite."""
+        dtype, size, n = STORED[work.stored.dtype], last - first, len(work.taking)
+        raw = self.buffer("raws", n * size, dtype).reshape(n, size)
+        for row, d in zip(raw, work.taking, strict=True):
+            d.files.raw(str(d.names[work.name]), first, last, row)
+        generation = work.taking[0].origin
+        origin = generation.raw(work.name, first, last, self.buffer("origin", size, dtype))
+        there = origin if generation is base else base.raw(work.name, first, last, self.buffer("there", size, dtype))
+        if len(work.blocks) == 1 and "keep" in work.asked and not self.over_model:
+            for i in range(n):
+                self.find_cuts(work, i)
+        cuts = np.array([[lead.bits, lead.index, end.bits, end.index] for lead, end in work.cuts], np.int64)
+        scales = np.array([d.source.scale for d in work.taking], np.float32)
+        out = self.buffer("stored", size, dtype)
+        weights, keys = how.weights(work.weights), np.array(work.keys, np.uint32)
+        finite = fuse_strips(raw, origin, there, scales, how.kind, weights, cuts, keys, first, np.float32(how.density),
+                             np.float32(how.scale), np.float32(self.step), out)  # fmt: skip
+        return out if finite else None
 
     def copied(self, work: TensorWork, base: Checkpoint, first: int, last: int) -> Array:
         """Elements of the base as they are, in the output's dtype."""
@@ -170,7 +209,7 @@ class Arithmetic(Reader):
 
     def blocks(self, work: TensorWork, i: int) -> Iterator[Array]:
         """The delta of one contribution, block by block, in a buffer that is used again."""
-        for start, stop in work.blocks:
+        for start, stop in longer(work.blocks, PASS_ELEMENTS // work.columns):
             out = self.buffer("delta", (stop - start) * work.columns, np.float32)
             self.read(work, i, start, stop, out, {})
             yield out

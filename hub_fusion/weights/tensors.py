@@ -22,7 +22,7 @@ from hub_fusion.weights.names import is_buffer, kind_of
 if TYPE_CHECKING:
     from hub_fusion.weights.plan import FusePlan, OpenPlan
 
-COMPILED_ELEMENTS = 2**19  # of all contributions together: 2 MB in float32, near the cache
+COMPILED_ELEMENTS = 2**20  # of all contributions together: 2 MB in 16 bits
 TORCH_ELEMENTS = 2**22  # 16 MB: calls of torch cost more
 LEAST, MOST = 2**14, 2**18  # of one contribution
 
@@ -54,9 +54,21 @@ class TensorWork:
         self.asked = method.inputs if self.taking and self.blocks else frozenset()
         self.cuts: list[tuple[Cut, Cut]] = [(Cut.NONE, Cut.ALL)] * len(self.taking)
         self.gram: np.ndarray | None = None
+        self._uniform: bool | None = None
         self.ready = threading.Event()  # all preparations are done
         self.todo = list(range(len(self.blocks)))
         self._left, self._lock = len(self.blocks), threading.Lock()
+
+    def uniform(self, base: Checkpoint) -> bool:
+        """Whether all contributions are finetunes of one generation, stored in the base's dtype, as the output is."""
+        if self._uniform is None:
+            dtype, origin = self.stored.dtype, self.taking[0].origin
+            self._uniform = (
+                dtype in ("BF16", "F32") and self.out.dtype == dtype and origin[self.name].dtype == dtype
+                and all(d.source.relation == "finetune" and d.origin is origin and self.name in d.names
+                        and d.files[str(d.names[self.name])].dtype == dtype for d in self.taking)
+            )  # fmt: skip
+        return self._uniform
 
     @property
     def item_bytes(self) -> int:

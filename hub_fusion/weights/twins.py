@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from hub_fusion.merge import BoundMethod
-from hub_fusion.weights import kernels
+from hub_fusion.weights import kernels, strips
 from hub_fusion.weights.cuts import Cut
 
 
@@ -40,6 +41,37 @@ def _twin(name: str, **only: tuple[Any, ...]) -> Callable[[Twin], Twin]:
     return register
 
 
+@dataclass(frozen=True)
+class Strips:
+    """How strips.fuse_strips computes a method."""
+
+    kind: int
+    weights: Callable[[np.ndarray], np.ndarray]
+    density: float = 1.0
+    scale: float = 1.0
+
+
+def find_strips(formula: BoundMethod) -> Strips | None:
+    """The parameters of the compiled way through whole blocks, for the methods that have one."""
+    options = formula.method.options | formula.options
+    density, scale = options.get("density", 1.0), options.get("scale", 1.0)
+    name = formula.method.name
+    if find_twin(formula) is None or not density:
+        return None
+    if name == "mean":
+        return Strips(strips.LINEAR, lambda weights: weights)
+    if name == "task_arithmetic":
+        return Strips(strips.LINEAR, partial(_as_sum, scale=scale))
+    kind = {"ties": strips.TIES, "dare": strips.DARE, "dare_ties": strips.DARE_TIES}.get(name)
+    return None if kind is None else Strips(kind, lambda weights: weights, density, scale)
+
+
+def _as_sum(weights: np.ndarray, scale: float) -> np.ndarray:
+    """Coefficients of a sum rather than a mean, as merge.parts has them."""
+    coefficients: np.ndarray = weights * np.float32(len(weights)) * np.float32(scale)
+    return coefficients
+
+
 def find_twin(formula: BoundMethod) -> Twin | None:
     """The twin of a method with these options, if there is one."""
     found = _TWINS.get(formula.method.name)
@@ -59,8 +91,7 @@ def _mean(deltas: np.ndarray, weights: np.ndarray, around: Around, options: Mapp
 def _task_arithmetic(
     deltas: np.ndarray, weights: np.ndarray, around: Around, options: Mapping[str, Any], out: np.ndarray
 ) -> None:
-    coefficients = (weights * np.float32(len(weights)) * np.float32(options["scale"])).astype(np.float32)
-    kernels.weighted_sum(deltas, coefficients, out)
+    kernels.weighted_sum(deltas, _as_sum(weights, options["scale"]), out)
 
 
 @_twin("ties", votes=("total",), divisor=("weights",))
