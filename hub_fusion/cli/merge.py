@@ -86,7 +86,7 @@ def fuse(
         if step is not None:
             plan = replace(plan, step=step)
         if dry_run:
-            return print_plan(plan, json)
+            return print_plan(plan, compute, json)
         say(f"fusing {len(plan.sources)} contributions by {plan.method}, processes: {compute.processes}")
         report = compute.together(fuse_checkpoints, plan, progress=byte_bar("fusing"))
     finally:
@@ -172,17 +172,18 @@ def output_dtype(dtype: str | None) -> str | None:
     return DTYPES[dtype] if dtype else None
 
 
-def print_plan(plan: FusePlan, as_json: bool) -> None:
+def print_plan(plan: FusePlan, compute: Compute, as_json: bool) -> None:
     """What would be read and written, from headers alone."""
     from hub_fusion.weights.fuse import describe
 
-    plan_facts = describe(plan)
+    plan_facts = describe(plan, compute)
     if as_json:
         return print_json(plan_facts)
     rows = [[s["key"], s["relation"], f"{s['weight']:.4g}", f"{s['bytes']:,}"] for s in plan_facts["sources"]]
     print_table(f"{plan.method} onto {plan.base}", ["contribution", "kind", "weight", "bytes to read"], rows)
+    expected = "" if plan_facts["seconds"] is None else f" and {plan_facts['seconds']:.1f} s on this machine"
     say(f"would write {plan_facts['tensors']} tensors, {plan_facts['bytes']:,} bytes, to {plan.out}; "
-        f"needs about {plan_facts['memory_bytes']:,} bytes of memory")  # fmt: skip
+        f"needs about {plan_facts['memory_bytes']:,} bytes of memory{expected}")  # fmt: skip
     for note in plan_facts["notes"]:
         say(f"  note: {note}")
 

@@ -78,9 +78,10 @@ def fuse(plan: FusePlan, compute: Compute, progress: Progress | None = None) -> 
     out not to be finite; MergeError for a bad method or option.
     """
     began = time.monotonic()
-    open_plan(plan)  # what is impossible ends here, before anything is downloaded
-    plan = at_hand(plan, compute)
-    opened = open_plan(plan)
+    opened = open_plan(plan)  # what is impossible ends here, before anything is downloaded
+    here = at_hand(plan, compute)
+    if here is not plan:
+        plan, opened = here, open_plan(here)
     specs = opened.specs
     if compute.is_main:
         _begin(opened)

@@ -6,6 +6,7 @@ import hashlib
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -22,8 +23,11 @@ from hub_fusion.weights.names import kind_of, some
 from hub_fusion.weights.writer import plan_layout
 
 if TYPE_CHECKING:
+    from hub_fusion.weights.compute import Compute
     from hub_fusion.weights.places import Place
     from hub_fusion.weights.tensors import TensorWork
+
+PROGRAM_BYTES = 100_000_000  # interpreter, numpy and compiled code; torch, for methods without any, brings 150 MB more
 
 
 @dataclass(frozen=True)
@@ -52,7 +56,7 @@ class OpenPlan:
     dropped: tuple[str, ...]  # task heads
     layout: dict[str, list[TensorSpec]]  # output file → its tensors
 
-    @property
+    @cached_property
     def specs(self) -> list[TensorSpec]:
         """All tensors of the output, in the order of the files."""
         return [spec for file in self.layout.values() for spec in file]
@@ -62,7 +66,7 @@ class OpenPlan:
         """What of the contributions is not used, or used under another name."""
         return tuple(f"{d.source.key}: {note}" for d in self.deltas for note in d.notes)
 
-    @property
+    @cached_property
     def id(self) -> str:
         """What a killed fuse must have in common with the one that goes on: everything that decides the bytes."""
         plan = self.plan
@@ -105,12 +109,17 @@ def identity(checkpoint: Checkpoint) -> list[Any]:
     return [[str(path.resolve()), (stat := path.stat()).st_size, stat.st_mtime_ns] for path in paths]
 
 
-def describe(plan: FusePlan) -> dict[str, Any]:
-    """What a plan would read, write and need, from headers alone. Raises as `fuse` does before it reads weights."""
-    from hub_fusion.weights.tensors import works_of
+def describe(plan: FusePlan, compute: Compute | None = None) -> dict[str, Any]:
+    """What a plan would read, write and need, from headers. Raises as `fuse` does before it reads weights.
+
+    With `compute`, whose threads count, one block is tried out to tell how long it will take.
+    """
+    from hub_fusion.weights.estimate import expected_seconds
+    from hub_fusion.weights.tensors import COMPILED_ELEMENTS, TORCH_ELEMENTS, works_of
+    from hub_fusion.weights.twins import find_twin
 
     opened = open_plan(plan)
-    works = works_of(opened)
+    works = works_of(opened, COMPILED_ELEMENTS if find_twin(opened.formula) else TORCH_ELEMENTS)
     return {
         "method": plan.method,
         "step": plan.step,
@@ -118,7 +127,8 @@ def describe(plan: FusePlan) -> dict[str, Any]:
         "bytes": sum(s.size_bytes for s in opened.specs),
         "dropped": list(opened.dropped),
         "notes": list(opened.notes),
-        "memory_bytes": memory_bytes(works),
+        "memory_bytes": memory_bytes(works, compute.threads if compute else 1),
+        "seconds": expected_seconds(opened, compute) if compute else None,
         "sources": [{"key": d.source.key, "relation": d.source.relation, "weight": d.source.weight,
                      "scale": d.source.scale, "bytes": sum(d.files[n].size_bytes for n in d.used)}
                     for d in opened.deltas],
@@ -126,12 +136,12 @@ def describe(plan: FusePlan) -> dict[str, Any]:
 
 
 def memory_bytes(works: list[TensorWork], threads: int = 1) -> int:
-    """About how much memory the blocks of a fuse take: deltas of all contributions, and a few buffers as long."""
+    """About how much private memory a fuse takes: deltas of all contributions, a few buffers as long, the program."""
     largest = max((max((stop - start) * w.columns for start, stop in w.blocks) * (len(w.taking) + 6)
                    for w in works if w.blocks), default=0)  # fmt: skip
     factors = max((sum(prod(d.files[n].shape) for d in w.taking if (t := d.targets.get(w.name)) and t.a
                        for n in t.reads) for w in works), default=0)  # fmt: skip
-    return 4 * (threads * largest + 2 * factors)
+    return PROGRAM_BYTES + 4 * (threads * largest + 2 * factors)
 
 
 def _check_statistics(formula: BoundMethod, opened: list[Deltas]) -> None:
