@@ -147,7 +147,7 @@ def screen_round(
     folders = {n: fetch_checkpoint(hub, recipe.base, generations.revision(n)) for n in needed}
     spool = Spool(work / "spool", recipe.screen.spool_bytes)
     spool.retain(c.key for c in chosen)
-    base = fetch_checkpoint(hub, recipe.base, state.head)  # its weights, with the configuration of today
+    base = fetch_checkpoint(hub, recipe.base, state.head, residual=True)  # its weights, with the configuration of today
     screened = screen(hub, chosen, recipe, base, folders, spool, compute, say)
     return base, replace(screened, refusals=[*refusals, *screened.refusals])
 
@@ -188,6 +188,7 @@ def finish_round(
         method=recipe.merge.method, step=verdict.step,
         formula=Formula(options=find_method(recipe.merge.method).options | recipe.merge.options,  # defaults may change
                         seed=recipe.merge.seed, heads=recipe.merge.heads, base_revision=state.head,
+                        residual=recipe.merge.residual,
                         rank=recipe.publish.rank if frozen else None),
         parent_scores=parent.scores, candidate_scores=candidate.scores,
         differences=compare(candidate, parent), verdict=verdict, weights=report.files, versions=versions(),
@@ -237,7 +238,8 @@ def best_step(
         say(f"fusing {len(screened.sources)} contributions, step {step:g}")
         with clock("fuse"):
             plan = FusePlan(base, work / "candidate", tuple(screened.sources), recipe.merge.method,
-                            recipe.merge.options, step, recipe.merge.heads, seed=recipe.merge.seed)  # fmt: skip
+                            recipe.merge.options, step, recipe.merge.heads, seed=recipe.merge.seed,
+                            residual=recipe.merge.residual)  # fmt: skip
             if frozen:
                 report = frozen.fuse(state.generation, plan.sources, step, recipe.publish.rank, plan.out, say)
                 whole, digest = frozen.whole(plan.out, compute, recipe.merge.heads, progress)
@@ -264,6 +266,9 @@ def check_recipe(recipe: Recipe) -> None:
     if recipe.publish.kind == "adapter" and recipe.merge.method != "mean":
         raise RecipeError(f"merge.method is {recipe.merge.method}, but adapters are fused by their mean: "
                           "set it to mean, or publish.kind to weights")  # fmt: skip
+    if recipe.publish.kind == "adapter" and recipe.merge.residual:
+        raise RecipeError("merge.residual keeps what rounding of weights lost, and generations here are adapters: "
+                          "set it to false, or publish.kind to weights")  # fmt: skip
     if recipe.gate.require_tasks and not recipe.evaluate.tasks:
         raise RecipeError("evaluate.tasks is empty, so nothing says whether the result is a better base: "
                           "name held-out tasks, or set gate.require_tasks: false to publish unmeasured")  # fmt: skip

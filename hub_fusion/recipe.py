@@ -89,6 +89,7 @@ class Merge(Section):
     cap: bool = Field(True, description="cap norms before the method")
     heads: Literal["drop", "keep"] = Field("drop", description="task heads: leave them out, or keep the base's")
     vocab: Literal["drop"] = Field("drop", description="rows of tokens that the base lacks: left out")
+    residual: bool = Field(False, description="keep what rounding to 16 bits lost; the next generation starts from it")
     steps: tuple[float, ...] = Field((1.0, 0.5, 0.25), description="parts of the way to try, in this order")
 
     @field_validator("vocab", mode="before")
@@ -249,6 +250,7 @@ class Recipe(Section):
         keep["contributions"].pop("include")
         keep["screen"].pop("spool_bytes")
         keep["merge"].pop("vocab")  # has no second value
+        keep["merge"].pop("residual")  # decides the weights of the next generation, through the base
         if self.publish.kind == "adapter":
             keep["publish"] = {"kind": self.publish.kind, "rank": self.publish.rank}
         return json.dumps(keep, sort_keys=True, separators=(",", ":"))

@@ -214,6 +214,7 @@ class Formula(Record):
     seed: int = Field(0, description="of methods with randomness")
     heads: Literal["drop", "keep"] = Field("drop", description="task heads: left out, or kept as the base has them")
     dtype: str | None = Field(None, description="float dtype of the weights in safetensors' words; null: the parent's")
+    residual: bool = Field(False, description="whether what rounding to 16 bits lost was kept beside the weights")
     rank: int | None = Field(None, ge=1, le=1024, description="of a generation that is an adapter")
     base_revision: Sha | None = Field(
         None, description="the commit that was read: the parent's weights, with the configuration of that day"

@@ -66,7 +66,7 @@ def formula_of(record: Generation) -> Formula:
     found = record.formula
     if found is None:
         merge = Recipe.from_text(record.recipe, source=f"the recipe in the record of {record.tag}").merge
-        found = Formula(options=merge.options, seed=merge.seed, heads=merge.heads)
+        found = Formula(options=merge.options, seed=merge.seed, heads=merge.heads, residual=merge.residual)
     base = found.base_revision or record.parent_revision
     if base is None:
         raise RecordError(f"the record of {record.tag} does not say which revision of the base was fused onto")
@@ -130,4 +130,4 @@ def plan_again(
                               credit.relation, float(credit.weight or 0), credit.scale))  # fmt: skip
     formula = formula_of(record)
     return FusePlan(base, out, tuple(sources), record.method, formula.options, record.step, formula.heads,
-                    formula.dtype, formula.seed)  # fmt: skip
+                    formula.dtype, formula.seed, formula.residual)  # fmt: skip

@@ -107,7 +107,8 @@ def _replay_one(
         raise RecordError(
             f"the record of gen-{number} of {state.repo} names the parent gen-{parent}, which is not older"
         )
-    onto = made[parent].folder if parent else fetch_checkpoint(hub, state.repo, str(formula_of(record).base_revision))
+    at = str(formula_of(record).base_revision)
+    onto = made[parent].folder if parent else fetch_checkpoint(hub, state.repo, at, residual=True)
     missing = tuple(c.key for c in record.contributions if c.key not in found)
     if missing:
         say(f"{record.tag}: {len(missing)} of {len(record.contributions)} contributions are gone and left out: "

@@ -66,7 +66,7 @@ def reproduce(
     if ADAPTER in record.weights:
         report = fuse_adapters(hub, repo, record, out, found, spool, say)
     else:
-        base = fetch_checkpoint(hub, repo, str(formula_of(record).base_revision))
+        base = fetch_checkpoint(hub, repo, str(formula_of(record).base_revision), residual=True)
         plan = plan_again(hub, repo, record, base, out, found, spool, say)
         say(f"fusing {len(plan.sources)} contributions by {plan.method}, step {plan.step:g}")
         report = compute.together(fuse, plan, progress=progress)

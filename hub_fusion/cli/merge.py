@@ -42,6 +42,7 @@ def fuse(
     weights: str | None = typer.Option(None, "--weights", help="Relative weights: 1,2,1."),
     dtype: str | None = typer.Option(None, "--dtype", help="fp32, fp16 or bf16.  [default: the base's]"),
     heads: str = typer.Option("keep", "--heads", help="keep the base's task head, or drop it."),
+    residual: bool = typer.Option(False, "--residual", help="Keep what rounding to 16 bits lost, for the next fuse."),
     vocab: str = typer.Option("drop", "--vocab", help="Rows of tokens that the base lacks: drop is the only choice."),
     seed: int = typer.Option(0, "--seed", help="Of methods with randomness."),
     step: float | None = typer.Option(None, "--step", help="Part of the way to the result, in (0, 1].  [default: 1]"),
@@ -85,6 +86,8 @@ def fuse(
             )
         if step is not None:
             plan = replace(plan, step=step)
+        if residual:
+            plan = replace(plan, residual=True)
         if dry_run:
             return print_plan(plan, compute, json)
         say(f"fusing {len(plan.sources)} contributions by {plan.method}, processes: {compute.processes}")
@@ -97,7 +100,8 @@ def fuse(
                            "files": report.files, "weights_sha256": report.weights_sha256, "tensors": report.tensors,
                            "bytes": report.bytes_written, "bytes_read": report.bytes_read,
                            "bytes_resumed": report.bytes_resumed, "seconds": round(report.seconds, 3),
-                           "dropped": list(report.dropped), "notes": list(report.notes)})  # fmt: skip
+                           "dropped": list(report.dropped), "notes": list(report.notes),
+                           "residual": list(report.residual)})  # fmt: skip
     say(f"wrote {report.tensors} tensors, {report.bytes_written:,} bytes, in {report.seconds:.1f} s "
         f"(processes: {report.processes}, {report.device}) to {plan.out}")  # fmt: skip
     for note in report.notes:
@@ -160,7 +164,8 @@ def plan_from_lines(
     stack.enter_context(alone(place, say))
     base, screened = screen_round(rules, hub, compute, state, kept, place, say)
     return FusePlan(base, out, tuple(screened.sources), rules.merge.method, rules.merge.options,
-                    rules.merge.steps[0], rules.merge.heads, output_dtype(dtype), rules.merge.seed)  # fmt: skip
+                    rules.merge.steps[0], rules.merge.heads, output_dtype(dtype), rules.merge.seed,
+                    rules.merge.residual)  # fmt: skip
 
 
 def output_dtype(dtype: str | None) -> str | None:

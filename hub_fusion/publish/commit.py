@@ -18,7 +18,7 @@ from hub_fusion.publish.lineage import INDEX_PATH, append
 from hub_fusion.publish.state import BaseState, read_record, record_path
 from hub_fusion.records import Attempt, Generation, Index, generation_number
 from hub_fusion.weights.checkpoint import INDEX
-from hub_fusion.weights.remote import ADAPTER, ADAPTER_CONFIG
+from hub_fusion.weights.remote import ADAPTER, ADAPTER_CONFIG, RESIDUAL
 
 if TYPE_CHECKING:
     from hub_fusion.hub import Operation
@@ -69,12 +69,14 @@ def plan_commit(
     adapter = ADAPTER in record.weights
     wanted = {*record.weights, ADAPTER_CONFIG if adapter else INDEX}
     files = {path.name: path for path in sorted(candidate.iterdir()) if path.name in wanted}
+    files |= {f"fusion/{path.name}": path for path in sorted(candidate.glob("fusion/residual-*.st"))}
     texts = {CARD: card, record_path(record.generation): record.to_json(indent=1) + "\n",
              INDEX_PATH: index.to_json(indent=1) + "\n", RECIPE_PATH: record.recipe}  # fmt: skip
     texts |= {f"fusion/attempts/{a.id}.json": a.to_json(indent=1) + "\n" for a in rejected}
     adds = [CommitOperationAdd(name, path) for name, path in files.items()]
     adds += [CommitOperationAdd(path, text.encode()) for path, text in texts.items()]
     old_shards = [p for p in there if "/" not in p and p.endswith((".safetensors", ".safetensors.index.json"))]
+    old_shards += [p for p in there if RESIDUAL.fullmatch(p)]  # it belongs to the weights that go
     stale = [] if keep_formats else [p for p in there if p.lower().endswith(STALE) and not p.startswith("fusion/")]
     gone = sorted({*old_shards, *stale} - {a.path_in_repo for a in adds}) if not adapter else []
     return [*adds, *(CommitOperationDelete(path) for path in gone)]

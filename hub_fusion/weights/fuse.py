@@ -10,17 +10,16 @@ same files. The bytes do not depend on how many there are of either. A killed fu
 
 from __future__ import annotations
 
-import hashlib
 import re
 import shutil
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hub_fusion.errors import HubError, WeightsError
-from hub_fusion.weights import journal, writer
+from hub_fusion.weights import journal, residual, writer
 from hub_fusion.weights.checkpoint import Checkpoint, TensorSpec
 from hub_fusion.weights.places import SPOOL, at_hand
 from hub_fusion.weights.plan import FusePlan, OpenPlan, describe, open_plan, weights_sha256
@@ -55,6 +54,7 @@ class FuseReport:
     bytes_read: int = 0  # of all inputs by this process, each time they were read
     bytes_resumed: int = 0  # found written by an earlier run of this process's share
     notes: tuple[str, ...] = ()  # what of the inputs was not used, or used under another name
+    residual: tuple[str, ...] = ()  # files with what rounding lost
 
     @property
     def weights_sha256(self) -> str:
@@ -64,11 +64,7 @@ class FuseReport:
 
 def folder_sha256(folder: Path) -> str:
     """`FuseReport.weights_sha256` of a checkpoint that is on disk already."""
-    hashes = {}
-    for file in Checkpoint.open(folder).files:
-        with (folder / file).open("rb") as handle:
-            hashes[file] = hashlib.file_digest(handle, "sha256").hexdigest()
-    return weights_sha256(hashes)
+    return weights_sha256(residual.file_hashes(Checkpoint.open(folder)))
 
 
 def fuse(plan: FusePlan, compute: Compute, progress: Progress | None = None) -> FuseReport:
@@ -82,12 +78,18 @@ def fuse(plan: FusePlan, compute: Compute, progress: Progress | None = None) -> 
     here = at_hand(plan, compute)
     if here is not plan:
         plan, opened = here, open_plan(here)
+    opened, notes = _bound(opened, compute)
     specs = opened.specs
     if compute.is_main:
         _begin(opened)
     compute.barrier()
     share = {spec.name for spec in _shares(specs, compute.processes)[compute.rank]}
-    arithmetic = compute.arithmetic(opened.formula, plan)
+    if opened.kept or opened.residual:
+        from hub_fusion.weights.arithmetic import Arithmetic
+
+        arithmetic = Arithmetic(opened.formula, plan.step, plan.seed)  # on the CPU: it is summed before it is rounded
+    else:
+        arithmetic = compute.arithmetic(opened.formula, plan)
     works = works_of(opened, arithmetic.elements)
     hashes: dict[str, str] = {}
     resumed, fault = 0, None
@@ -105,6 +107,7 @@ def fuse(plan: FusePlan, compute: Compute, progress: Progress | None = None) -> 
         raise WeightsError(faults[0])
     if compute.is_main:
         hashes = hashes or writer.hash_files(plan.out, opened.layout, compute.threads)
+        residual.bind(plan.out, opened.kept, weights_sha256(hashes))
         writer.finish(plan.out, opened.layout)
         copy_side_files(plan.base, plan.out)
         journal.remove(plan.out)
@@ -112,16 +115,34 @@ def fuse(plan: FusePlan, compute: Compute, progress: Progress | None = None) -> 
     compute.barrier()
     read = {id(c): c.bytes_read for d in opened.deltas for c in (d.files, d.origin, opened.base)}
     return FuseReport(hashes, len(specs), sum(s.size_bytes for s in specs), compute.processes, compute.device,
-                      time.monotonic() - began, opened.dropped, sum(read.values()), resumed, opened.notes)  # fmt: skip
+                      time.monotonic() - began, opened.dropped, sum(read.values()), resumed, notes,
+                      tuple(opened.kept))  # fmt: skip
+
+
+def _bound(opened: OpenPlan, compute: Compute) -> tuple[OpenPlan, tuple[str, ...]]:
+    """Without the base's residual if that is another checkpoint's; and the notes. Reads the base's weights once."""
+    found = opened.residual
+    if found is None:
+        return opened, opened.notes
+    same = not compute.is_main or weights_sha256(residual.hashes_of(opened.base, opened.plan.base)) == residual.binding(
+        found
+    )
+    if all(compute.gather(same)):
+        return opened, opened.notes
+    note = (
+        f"the residual in {opened.plan.base} is ignored: it belongs to other weights ({residual.binding(found)[:8]}…)"
+    )
+    return replace(opened, residual=None), (*opened.notes, note)
 
 
 def _begin(opened: OpenPlan) -> None:
     """Make the partial files, or find those of an earlier run of this very plan that was killed."""
     out = opened.plan.out
-    if journal.finished(out, opened.id) and writer.reopen(out, opened.layout):
+    if journal.finished(out, opened.id) and writer.reopen(out, opened.layout | opened.kept):
         return
     remove_checkpoint(out)
     writer.prepare(out, opened.base, opened.layout)
+    residual.prepare(out, opened.kept)
     journal.begin(out, opened.id)
 
 
@@ -130,7 +151,8 @@ def _write_all(
 ) -> tuple[int, dict[str, str]]:
     """Write every block of this process's share; gives the bytes that were there, and file → sha256 if it was alone."""
     out, done = opened.plan.out, journal.finished(opened.plan.out, opened.id)
-    output = writer.Output(out, opened.layout)
+    output = writer.Output(out, opened.layout | opened.kept)
+    keeping = {spec.name: spec for specs in opened.kept.values() for spec in specs}
     hashing = writer.RunningHashes(out, opened.layout) if compute.processes == 1 else None
     total, written, resumed = sum(work.out.size_bytes for work in works), 0, 0
 
@@ -161,13 +183,19 @@ def _write_all(
         with journal.Journal(out, compute.rank, output.sync) as log:
 
             def block(work: TensorWork, number: int) -> None:
-                data = arithmetic.fuse(work, opened.base, *work.blocks[number])
-                output.write(work.out, data, place(work, number)[0])
+                at, rows = place(work, number)[0], work.blocks[number]
+                if work.name in keeping or (opened.residual and work.name in opened.residual):
+                    data, lost = residual.fuse_keeping(arithmetic, work, opened.base, opened.residual, *rows)
+                    if work.name in keeping:
+                        output.write(keeping[work.name], lost, at)  # both have 16 bits
+                else:
+                    data = arithmetic.fuse(work, opened.base, *rows)
+                output.write(work.out, data, at)
                 log.done(work.number, number)
                 finished(work, number)
                 work.block_done()
 
-            with read_ahead(left, opened.base):
+            with read_ahead(left, opened.base, opened.residual):
                 run(left, compute.threads, arithmetic.preparations, block)
         return resumed, hashing.finish() if hashing else {}
     except BaseException:
@@ -192,6 +220,7 @@ def _shares(specs: list[TensorSpec], processes: int) -> list[list[TensorSpec]]:
 def remove_checkpoint(folder: Path) -> None:
     """Take an earlier checkpoint, whole or half written, out of a folder; weights under other names stay."""
     journal.remove(folder)
+    residual.remove(folder)
     for path in folder.glob("model*.safetensors*") if folder.is_dir() else ():
         if re.fullmatch(r"model(-\d+-of-\d+)?\.safetensors(\.index\.json)?(\.partial)?", path.name):
             path.unlink()

@@ -23,21 +23,21 @@ DTYPES = {"fp32": "F32", "float32": "F32", "fp16": "F16", "float16": "F16", "bf1
 def fuse_models(
     base: str | Path, contributions: Sequence[str | Path], out: Path, *, method: str = "mean",
     options: Mapping[str, Any] | None = None, weights: Sequence[float] | None = None,
-    heads: Literal["drop", "keep"] = "keep", dtype: str | None = None, seed: int = 0, hub: Hub | None = None,
-    compute: Compute | None = None, cache: bool = False,
+    heads: Literal["drop", "keep"] = "keep", dtype: str | None = None, seed: int = 0, residual: bool = False,
+    hub: Hub | None = None, compute: Compute | None = None, cache: bool = False,
 ) -> FuseReport:  # fmt: skip
     """Fuse finetunes and adapters of `base` into the folder `out`, which loads with from_pretrained.
 
     `base` and `contributions` are folders, or repositories as ``user/model[@revision]``. `weights` are relative and
     equal by default. Task heads are the base's. Weights of repositories are streamed, or downloaded beside the output
     for methods that read them more than once; `cache` downloads them into the client's cache, and they stay there.
-    Raises WeightsError, MergeError, HubError.
+    `residual` keeps what rounding to 16 bits lost. Raises WeightsError, MergeError, HubError.
 
     Example:
         >>> fuse_models("acme/base", ["ann/finetune", "bob/lora"], Path("merged"))
     """
     plan = plan_local(base, contributions, out, method=method, options=options, weights=weights, heads=heads,
-                      dtype=dtype, seed=seed, hub=hub, cache=cache)  # fmt: skip
+                      dtype=dtype, seed=seed, residual=residual, hub=hub, cache=cache)  # fmt: skip
     if compute is None:
         from hub_fusion.weights.compute import Compute
 
@@ -48,8 +48,8 @@ def fuse_models(
 def plan_local(
     base: str | Path, contributions: Sequence[str | Path], out: Path, *, method: str = "mean",
     options: Mapping[str, Any] | None = None, weights: Sequence[float] | None = None,
-    heads: Literal["drop", "keep"] = "keep", dtype: str | None = None, seed: int = 0, hub: Hub | None = None,
-    cache: bool = False,
+    heads: Literal["drop", "keep"] = "keep", dtype: str | None = None, seed: int = 0, residual: bool = False,
+    hub: Hub | None = None, cache: bool = False,
 ) -> FusePlan:  # fmt: skip
     """The plan of `fuse_models`. Of repositories only headers are read for it, unless `cache` downloads them.
 
@@ -60,25 +60,26 @@ def plan_local(
     if dtype is not None and DTYPES.get(dtype, dtype) not in WRITABLE:
         raise MergeError(f"there is no output dtype {dtype!r}; there are {', '.join(DTYPES)}")
     place = checkpoint_folder if cache else checkpoint_place
-    base_place = place(str(base), hub)
+    base_place = checkpoint_folder(str(base), hub, residual=True) if cache else checkpoint_place(str(base), hub)
     places = [place(str(c), hub) for c in contributions]
     keys = contribution_keys(contributions, places)
     sources = tuple(
         Source(key, where, base_place, "adapter" if (where / ADAPTER).is_file() else "finetune", weight)
         for key, where, weight in zip(keys, places, weights or [1.0] * len(places), strict=True)
     )
-    return FusePlan(
-        base_place, out, sources, method, dict(options or {}), 1.0, heads, DTYPES.get(dtype or "", dtype), seed
-    )
+    return FusePlan(base_place, out, sources, method, dict(options or {}), 1.0, heads, DTYPES.get(dtype or "", dtype),
+                    seed, residual)  # fmt: skip
 
 
-def checkpoint_folder(target: str, hub: Hub | None = None) -> Path:
+def checkpoint_folder(target: str, hub: Hub | None = None, *, residual: bool = False) -> Path:
     """A folder with the checkpoint: `target` itself, or a download of ``user/model[@revision]``.
 
     Raises RepoMissing, and HubError for what is neither a folder nor a repository's name.
     """
     place = checkpoint_place(target, hub)
-    return place if isinstance(place, Path) else fetch_checkpoint(hub or place.hub, place.repo, place.sha)
+    if isinstance(place, Path):
+        return place
+    return fetch_checkpoint(hub or place.hub, place.repo, place.sha, residual=residual)
 
 
 def checkpoint_place(target: str, hub: Hub | None = None) -> Place:

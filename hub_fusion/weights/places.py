@@ -12,7 +12,15 @@ from typing import TYPE_CHECKING
 from hub_fusion.errors import HubError, WeightsError
 from hub_fusion.merge import find_method
 from hub_fusion.weights.checkpoint import SINGLE, Checkpoint
-from hub_fusion.weights.remote import ADAPTER, ADAPTER_CONFIG, SIDE_FILES, Spool, read_headers, weight_files
+from hub_fusion.weights.remote import (
+    ADAPTER,
+    ADAPTER_CONFIG,
+    RESIDUAL,
+    SIDE_FILES,
+    Spool,
+    read_headers,
+    weight_files,
+)
 from hub_fusion.weights.stream import RangeStore
 
 if TYPE_CHECKING:
@@ -65,7 +73,16 @@ class HubFolder:
         tensors = read_headers(hub, self.repo, self.sha, names, files, metadata)
         return Checkpoint.of(str(self), tensors, metadata, RangeStore(self))
 
-    def spooled(self, spool: Path) -> Path:
+    def residual(self) -> Checkpoint | None:
+        """The residual (see residual.py) that lies beside its weights, if there is one, from its headers."""
+        files, metadata = self.files, dict[str, dict[str, str]]()
+        names = sorted(name for name in files if RESIDUAL.fullmatch(name))
+        if not names:
+            return None
+        tensors = read_headers(self.hub, self.repo, self.sha, names, files, metadata)
+        return Checkpoint.of(str(self), tensors, metadata, RangeStore(self))
+
+    def spooled(self, spool: Path, *, residual: bool = False) -> Path:
         """A folder below `spool` with its weights and side files; what is not there yet is downloaded.
 
         Raises WeightsError if they do not fit on the disk or do not have the Hub's sha256.
@@ -73,7 +90,8 @@ class HubFolder:
         files = self.files
         names = [ADAPTER, ADAPTER_CONFIG] if ADAPTER in files else weight_files(self.hub, self.repo, self.sha, files)
         side = [path for path in files if "/" not in path and path.endswith(SIDE_FILES) and path not in names]
-        wanted = [files[name] for name in (*names, *side)]
+        lost = [path for path in files if residual and RESIDUAL.fullmatch(path)]
+        wanted = [files[name] for name in (*names, *side, *lost)]
         spool.mkdir(parents=True, exist_ok=True)
         return Spool(spool, shutil.disk_usage(spool).total).fetch(self.hub, self.repo, self.sha, wanted)
 
@@ -140,7 +158,7 @@ def at_hand(plan: FusePlan, compute: Compute) -> FusePlan:
     spool, fault, here = plan.out / SPOOL, None, dict[Place, Path]()
     try:
         if compute.is_main:
-            here = {p: p.spooled(spool) for p in remote}
+            here = {p: p.spooled(spool, residual=p == plan.base) for p in remote}
     except (WeightsError, HubError) as error:
         fault = str(error)
     fault, here = compute.gather((fault, here))[0]

@@ -20,6 +20,7 @@ from hub_fusion.weights.deltas import Deltas, Source, sharing_opener
 from hub_fusion.weights.journal import plan_id
 from hub_fusion.weights.kinds import quantized_names
 from hub_fusion.weights.names import kind_of, some
+from hub_fusion.weights.residual import open_residual, plan_residual
 from hub_fusion.weights.writer import plan_layout
 
 if TYPE_CHECKING:
@@ -43,6 +44,7 @@ class FusePlan:
     heads: Literal["drop", "keep"] = "drop"
     dtype: str | None = None  # safetensors name of the output's float dtype; None: the base's
     seed: int = 0  # of methods with randomness
+    residual: bool = False  # keep what rounding to 16 bits lost, for the next fuse
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,8 @@ class OpenPlan:
     deltas: list[Deltas]
     dropped: tuple[str, ...]  # task heads
     layout: dict[str, list[TensorSpec]]  # output file → its tensors
+    kept: dict[str, list[TensorSpec]] = field(default_factory=dict)  # the same of the residual that is written
+    residual: Checkpoint | None = None  # of the base
 
     @cached_property
     def specs(self) -> list[TensorSpec]:
@@ -75,7 +79,8 @@ class OpenPlan:
             for d in self.deltas
         ]
         rest = [plan.method, dict(plan.options), plan.step, plan.heads, plan.dtype, plan.seed, identity(self.base)]
-        return plan_id([__version__, inputs, rest, [vars(spec) for spec in self.specs]])
+        kept = [list(self.kept), identity(self.residual) if self.residual else None]
+        return plan_id([__version__, inputs, rest, kept, [vars(spec) for spec in self.specs]])
 
 
 def open_plan(plan: FusePlan) -> OpenPlan:
@@ -97,7 +102,10 @@ def open_plan(plan: FusePlan) -> OpenPlan:
         raise WeightsError(f"{len(faults)} contributions do not fit: " + "; ".join(map(str, faults)))
     _check_statistics(formula, opened)
     dropped = tuple(sorted(n for n in base if plan.heads == "drop" and kind_of(n) == "task"))
-    return OpenPlan(plan, formula, base, opened, dropped, plan_layout(base, dropped, plan.dtype))
+    layout = plan_layout(base, dropped, plan.dtype)
+    kept = plan_residual(layout) if plan.residual else {}
+    return OpenPlan(plan, formula, base, opened, dropped, layout, kept,
+                    open_residual(base, plan.base))  # fmt: skip
 
 
 def identity(checkpoint: Checkpoint) -> list[Any]:
@@ -125,6 +133,7 @@ def describe(plan: FusePlan, compute: Compute | None = None) -> dict[str, Any]:
         "step": plan.step,
         "tensors": len(opened.specs),
         "bytes": sum(s.size_bytes for s in opened.specs),
+        "residual_bytes": sum(s.size_bytes for specs in opened.kept.values() for s in specs),
         "dropped": list(opened.dropped),
         "notes": list(opened.notes),
         "memory_bytes": memory_bytes(works, compute.threads if compute else 1),

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import glob
 import hashlib
+import re
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
@@ -20,6 +21,7 @@ from hub_fusion.weights.checkpoint import INDEX, SINGLE, TensorSpec, header_leng
 ADAPTER = "adapter_model.safetensors"
 ADAPTER_CONFIG = "adapter_config.json"
 SIDE_FILES = (".json", ".txt", ".model", ".jinja", ".tiktoken")  # configuration, tokenizer, processor
+RESIDUAL = re.compile(r"fusion/residual-\d{5}-of-\d{5}\.st")  # what rounding lost, see residual.py
 FIRST_BYTES = 64 * 1024  # most headers fit: one request
 MAX_SHARDS, MAX_TENSORS, MAX_HEADER_SUM = 1000, 300_000, 100_000_000  # of one checkpoint
 
@@ -90,15 +92,16 @@ def read_headers(
     return found
 
 
-def fetch_checkpoint(hub: Hub, repo: str, sha: str) -> Path:
+def fetch_checkpoint(hub: Hub, repo: str, sha: str, *, residual: bool = False) -> Path:
     """A folder with what from_pretrained needs of ``repo@sha``: its safetensors and the small files beside them.
 
-    Other weight formats, duplicates under other names, folders and records stay on the Hub. Raises WeightsError if
-    there is neither a checkpoint nor an adapter in safetensors.
+    Other weight formats, duplicates under other names, folders and records stay on the Hub; of a base to fuse onto
+    take the `residual` too. Raises WeightsError if there is neither a checkpoint nor an adapter in safetensors.
     """
     files = hub.files(repo, sha)
     names = [ADAPTER] if ADAPTER in files else weight_files(hub, repo, sha, files)
     names += [path for path in files if "/" not in path and path.endswith(SIDE_FILES)]
+    names += [path for path in files if residual and RESIDUAL.fullmatch(path)]
     return hub.snapshot(repo, sha, [glob.escape(name) for name in names])
 
 

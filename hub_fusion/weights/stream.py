@@ -178,7 +178,7 @@ def _chunks(ranges: Sequence[Range], sizes: dict[str, int], most: int) -> list[_
 
 
 @contextmanager
-def read_ahead(works: Sequence[TensorWork], base: Checkpoint) -> Iterator[None]:
+def read_ahead(works: Sequence[TensorWork], base: Checkpoint, residual: Checkpoint | None = None) -> Iterator[None]:
     """Tell all stores of the Hub what the blocks of a fuse will read, in their order; in the end compare the hashes."""
     expected: dict[RangeStore, list[Range]] = {}
 
@@ -205,6 +205,8 @@ def read_ahead(works: Sequence[TensorWork], base: Checkpoint) -> Iterator[None]:
                     origins[id(d.origin)] = d.origin
             for checkpoint in origins.values():
                 will_read(checkpoint, work.name, first, last)
+            if residual is not None and work.name in residual:
+                will_read(residual, work.name, first, last)
     if not expected:
         yield
         return

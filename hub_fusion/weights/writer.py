@@ -13,6 +13,7 @@ import os
 import threading
 from collections.abc import Collection
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -32,15 +33,20 @@ def plan_layout(base: Checkpoint, drop: Collection[str], dtype: str | None = Non
         kept = sorted((s for s in base.values() if s.file == file and s.name not in drop), key=lambda s: s.start)
         if not kept:
             continue
-        specs, offset = [], 0
-        for spec in kept:
-            out = dtype if dtype and spec.dtype in FLOATS else spec.dtype
-            size = prod(spec.shape) * ITEM_BYTES[out]
-            specs.append(TensorSpec(spec.name, out, spec.shape, file, offset, size))
-            offset += size
-        start = len(_header(specs, base.metadata[file]))
-        layout[file] = [TensorSpec(**{**vars(s), "start": s.start + start}) for s in specs]
+        converted = [replace(s, dtype=dtype) if dtype and s.dtype in FLOATS else s for s in kept]
+        layout[file] = place(converted, base.metadata[file])
     return layout
+
+
+def place(specs: list[TensorSpec], metadata: dict[str, str]) -> list[TensorSpec]:
+    """The tensors of one file, in this order, with their sizes and offsets."""
+    sized, offset = [], 0
+    for spec in specs:
+        size = prod(spec.shape) * ITEM_BYTES[spec.dtype]
+        sized.append(TensorSpec(spec.name, spec.dtype, spec.shape, spec.file, offset, size))
+        offset += size
+    start = len(_header(sized, metadata))
+    return [TensorSpec(s.name, s.dtype, s.shape, s.file, s.start + start, s.size_bytes) for s in sized]
 
 
 def _header(specs: list[TensorSpec], metadata: dict[str, str], start: int = 0) -> bytes:
@@ -58,11 +64,20 @@ def prepare(out: Path, base: Checkpoint, layout: dict[str, list[TensorSpec]]) ->
     """Make all output files at their full size under ``FILE.partial``, headers written."""
     out.mkdir(parents=True, exist_ok=True)
     for file, specs in layout.items():
-        start = specs[0].start
-        end = max((s.start + s.size_bytes for s in specs), default=start)
-        with (out / f"{file}.partial").open("wb") as handle:
-            handle.write(_header(specs, base.metadata[file], start))
-            handle.truncate(end)
+        allocate(out, file, specs, base.metadata[file])
+
+
+def allocate(out: Path, file: str, specs: list[TensorSpec], metadata: dict[str, str]) -> None:
+    """Make one file at its full size under ``FILE.partial``, its header written."""
+    with (out / f"{file}.partial").open("wb") as handle:
+        handle.truncate(max(s.start + s.size_bytes for s in specs))
+    write_header(out, file, specs, metadata)
+
+
+def write_header(out: Path, file: str, specs: list[TensorSpec], metadata: dict[str, str]) -> None:
+    """Write the header of a partial file, or write it anew with metadata of the same length."""
+    with (out / f"{file}.partial").open("r+b") as handle:
+        handle.write(_header(specs, metadata, specs[0].start))
 
 
 def reopen(out: Path, layout: dict[str, list[TensorSpec]]) -> bool:
@@ -190,18 +205,29 @@ def hash_files(out: Path, layout: dict[str, list[TensorSpec]], threads: int) -> 
 
 def finish(out: Path, layout: dict[str, list[TensorSpec]]) -> None:
     """Sync and rename all files, write the index of a sharded checkpoint."""
-    for file in layout:
-        partial = out / f"{file}.partial"
-        with partial.open("rb") as handle:
-            os.fsync(handle.fileno())
-        partial.rename(out / file)
+    rename(out, layout)
     if list(layout) != [SINGLE]:
         weight_map = {spec.name: file for file, specs in layout.items() for spec in specs}
         total = sum(spec.size_bytes for specs in layout.values() for spec in specs)
         index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(weight_map.items()))}
         (out / INDEX).write_text(json.dumps(index, indent=2) + "\n")
-    folder = os.open(out, os.O_RDONLY)
+    _sync_names(out)
+
+
+def rename(out: Path, layout: Collection[str]) -> None:
+    """Sync partial files and give them their names."""
+    for file in layout:
+        partial = out / f"{file}.partial"
+        with partial.open("rb") as handle:
+            os.fsync(handle.fileno())
+        partial.rename(out / file)
+    for folder in {(out / file).parent for file in layout}:
+        _sync_names(folder)
+
+
+def _sync_names(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
     try:
-        os.fsync(folder)  # the new names
+        os.fsync(descriptor)
     finally:
-        os.close(folder)
+        os.close(descriptor)

@@ -78,6 +78,7 @@ def test_version_and_no_arguments(call: Call) -> None:
         ["fuse", "base", "one", "--out", "x", "--weights", "a,b"],
         ["fuse", "base", "one", "--out", "x", "--dtype", "int7"],
         ["fuse", "base", "one", "--out", "x", "--heads", "both"],
+        ["fuse", "base", "one", "--out", "x", "--vocab", "keep"],
         ["fuse", "base", "one", "--out", "x", "--set", "density"],
         ["fuse", "base", "--from", "kept.jsonl", "--out", "x"],
         ["fuse", "--from", "kept.jsonl", "--method", "ties", "--out", "x"],
@@ -223,6 +224,8 @@ def test_fuse_merges_folders_without_a_loop(call: Call, ready: World) -> None:
     half = call("fuse", base, *both, "--out", "half", "--dtype", "bf16", world=ready)
     assert half.code == 0 and re.fullmatch(r"[0-9a-f]{64}  model\.safetensors\n", half.out)
     assert {str(t.dtype) for t in load_file(Path("half/model.safetensors")).values()} == {"torch.bfloat16"}
+    kept = call("fuse", base, *both, "--out", "kept", "--dtype", "bf16", "--residual", "--json", world=ready).json
+    assert kept["residual"] == ["fusion/residual-00001-of-00001.st"] and (Path("kept") / kept["residual"][0]).is_file()
     wrong = call("fuse", base, *both, "--weights", "1,2,3", "--out", "wrong", world=ready)
     assert wrong.code == 1 and "2 contributions need as many weights, not 3" in wrong.err
 

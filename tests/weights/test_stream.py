@@ -129,3 +129,22 @@ def test_what_is_needed_earlier_than_expected_is_fetched_at_once(world: tuple[Hu
     local = world[1] / "b" / "model.safetensors"
     raw = local.read_bytes()
     assert all(data == raw[checkpoint[n].start : checkpoint[n].start + len(data)] for n, data in found.items())
+
+
+def test_the_residual_of_a_streamed_base_is_streamed_too(world: tuple[Hub, Path], tmp_path: Path) -> None:
+    """The same bytes, weights and residual, as of folders; what the Hub says of its files binds the two."""
+    hub, folder = world
+    half = saved(started_from("BertForMaskedLM", folder / "base").bfloat16(), tmp_path / "half")
+    first, finetune = tmp_path / "first", folder / "b"
+    fuse_models(half, [finetune], first, residual=True)
+    hub.api.create_repo("acme/half", private=True)
+    hub.api.upload_folder(repo_id="acme/half", folder_path=first)
+    for method in ("mean", "ties"):
+        local, remote = tmp_path / f"local-{method}", tmp_path / f"remote-{method}"
+        expected = fuse_models(first, [finetune], local, method=method, residual=True)
+        found = fuse_models("acme/half", [finetune], remote, method=method, residual=True, hub=hub)
+        assert found.files == expected.files
+        (lost,) = found.residual
+        assert (remote / lost).read_bytes() == (local / lost).read_bytes()
+    (first / lost).unlink()
+    assert fuse_models(first, [finetune], tmp_path / "without", method="ties").files != found.files
