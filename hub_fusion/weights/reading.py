@@ -42,7 +42,8 @@ class Reader:
         product = None
         if change is not None:
             shaped = None if origin is None else origin.reshape(-1, *spec.shape[1:])
-            product = np.asarray(change.rows(start, stop, shaped), np.float32).reshape(-1)
+            rows = (start, stop) if len(spec.shape) > 1 else (first, last)  # of a vector the elements
+            product = np.asarray(change.rows(*rows, shaped), np.float32).reshape(-1)
         if not saved or origin is None:
             assert product is not None
             np.copyto(out, product)

@@ -14,7 +14,9 @@ from hub_fusion import fuse_models
 from hub_fusion.errors import WeightsError
 from hub_fusion.weights.adapter import load_change, plan_adapter, read_lora_config
 from hub_fusion.weights.checkpoint import Checkpoint
-from hub_fusion.weights.deltas import base_memory_names
+from hub_fusion.weights.compute import Compute
+from hub_fusion.weights.deltas import Source, base_memory_names
+from hub_fusion.weights.fuse import FusePlan, fuse
 
 from .tiny import model, saved, started_from, trained
 
@@ -260,3 +262,18 @@ def test_a_row_that_dora_cannot_scale_stays_zero() -> None:
     product = Product(np.zeros((2, 1), np.float32), np.zeros((1, 3), np.float32), (3,))
     change = Dora(product, np.ones(2, np.float32))
     assert not change.rows(0, 2, np.zeros((2, 3), np.float32)).any()
+
+
+@pytest.mark.parametrize("kind", ["biases of factors", "(IA)³"])
+def test_methods_that_work_by_rows_see_all_of_a_vector(tmp_path: Path, kind: str) -> None:
+    """DELLA that drops nothing is the mean, on the biases too, each of which is one row."""
+    name, trained_as, _, settings = CASES[kind]
+    base = saved(model(name), tmp_path / "base")
+    adapter = made_by_peft(base, tmp_path / "adapter", trained_as, settings())
+    sources = (Source("a", adapter, base, "adapter"),)
+    options = {"density": 1.0, "window": 0.0, "scale": 1.0}
+    for method, given in (("mean", {}), ("della", options)):
+        fuse(FusePlan(base, tmp_path / method, sources, method, given), Compute())
+    expected, found = (Checkpoint.open(tmp_path / method) for method in ("mean", "della"))
+    for tensor in expected:
+        torch.testing.assert_close(found.read(tensor), expected.read(tensor), rtol=0, atol=1e-7)
