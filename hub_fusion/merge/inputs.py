@@ -91,11 +91,17 @@ def noise_like(delta: torch.Tensor, start: int, *, seed: int, tensor: str, contr
     """
     import torch
 
-    first, second = noise_keys(seed, tensor, contribution)
     index = torch.arange(start, start + delta.numel(), dtype=torch.int64, device=delta.device)
+    return noise_at(index, *noise_keys(seed, tensor, contribution)).reshape(delta.shape)
+
+
+def noise_at(index: torch.Tensor, first: int | torch.Tensor, second: int | torch.Tensor) -> torch.Tensor:
+    """The noise of elements with these indices (int64) and keys, float32."""
+    import torch
+
     mixed = _mix((index & 0xFFFFFFFF) ^ first)
     mixed = _mix((mixed + (index >> 32) * 0x9E3779B1 + second) & 0xFFFFFFFF)
-    return ((mixed >> 8).to(torch.float32) * 2.0**-24).reshape(delta.shape)
+    return (mixed >> 8).to(torch.float32) * 2.0**-24
 
 
 def _mix(x: torch.Tensor) -> torch.Tensor:

@@ -1,12 +1,13 @@
 """The arithmetic of a fuse on the CPU: bytes → deltas → merged change → bytes, one block at a time, in numpy.
 
 Every thread works in buffers of its own. Methods with a compiled twin need no torch; others get the same arrays as
-torch tensors. Linear algebra runs on one thread each, so that results do not depend on how many there are.
+torch tensors. Linear algebra runs on one thread each, so that results do not depend on how many there are. On a GPU
+cuda.py does the same.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -18,8 +19,9 @@ from hub_fusion.merge.method import STATISTICS
 from hub_fusion.weights import kernels
 from hub_fusion.weights.checkpoint import Checkpoint
 from hub_fusion.weights.codec import STORED, is_finite, narrow, widen
-from hub_fusion.weights.cuts import find_cuts
+from hub_fusion.weights.cuts import Cut, find_cuts
 from hub_fusion.weights.reading import Array, Origins, Reader
+from hub_fusion.weights.schedule import BUNDLE_ELEMENTS
 from hub_fusion.weights.strips import fuse_strips
 from hub_fusion.weights.tensors import COMPILED_ELEMENTS, TORCH_ELEMENTS, TensorWork
 from hub_fusion.weights.twins import Around, Strips, find_strips, find_twin
@@ -38,6 +40,9 @@ def longer(blocks: list[tuple[int, int]], rows: int) -> Iterator[tuple[int, int]
         yield start, blocks[-1][1]
 
 
+Fused = tuple[TensorWork, int, Array]  # a tensor, the number of a block, and what is to be stored there
+
+
 class Arithmetic(Reader):
     """Works on blocks of `TensorWork`; safe to use from several threads."""
 
@@ -49,6 +54,16 @@ class Arithmetic(Reader):
         self.norms: dict[str, float] = {}  # of the contributions' Fisher information
         self.over_model = (formula.method.options | formula.options).get("within") == "model"
         self.elements = COMPILED_ELEMENTS if self.twin else TORCH_ELEMENTS
+        self.bundle = BUNDLE_ELEMENTS
+
+    def threads(self, available: int) -> int:
+        """How many threads to work with, where so many are there for this process."""
+        return available
+
+    def fuse_all(self, base: Checkpoint, bundle: Sequence[tuple[TensorWork, int]]) -> Iterator[Fused]:
+        """`fuse` of these blocks, in any order; the next one overwrites what came out."""
+        for work, number in bundle:
+            yield work, number, self.fuse(work, base, *work.blocks[number])
 
     def fuse(self, work: TensorWork, base: Checkpoint, start: int, stop: int) -> Array:
         """Rows [start, stop) of the output tensor as they are stored. Raises WeightsError if any is not finite."""
@@ -74,10 +89,7 @@ class Arithmetic(Reader):
             stored = narrow(total, work.out.dtype)
             finite = is_finite(stored, work.out.dtype)
         if not finite:
-            raise WeightsError(
-                f"the fused tensor {work.name} is not finite: the base holds NaN or infinity there, or values are too "
-                f"large for {work.out.dtype} (bf16 and fp32 reach further than fp16)"
-            )
+            raise self.not_finite(work)
         return stored
 
     def _by_strips(self, how: Strips, work: TensorWork, base: Checkpoint, first: int, last: int) -> Array | None:
@@ -99,6 +111,13 @@ class Arithmetic(Reader):
         finite = fuse_strips(raw, origin, there, scales, how.kind, weights, cuts, keys, first, np.float32(how.density),
                              np.float32(how.scale), np.float32(self.step), out)  # fmt: skip
         return out if finite else None
+
+    def not_finite(self, work: TensorWork) -> WeightsError:
+        """The error for a result with NaN or infinity."""
+        return WeightsError(
+            f"the fused tensor {work.name} is not finite: the base holds NaN or infinity there, or values are too "
+            f"large for {work.out.dtype} (bf16 and fp32 reach further than fp16)"
+        )
 
     def copied(self, work: TensorWork, base: Checkpoint, first: int, last: int) -> Array:
         """Elements of the base as they are, in the output's dtype."""
@@ -198,14 +217,23 @@ class Arithmetic(Reader):
     def find_gram(self, work: TensorWork) -> None:
         """Inner products of the contributions' deltas over the whole tensor, float64."""
         total = np.zeros((len(work.taking), len(work.taking)))
-        for start, stop in work.blocks:
-            wide = self.deltas(work, start, stop).astype(np.float64)
-            total += wide @ wide.T
+        for number in range(len(work.blocks)):
+            total += self.inner_products(work, number)
         work.gram = total
+
+    def inner_products(self, work: TensorWork, number: int) -> Array:
+        """Those of one block."""
+        wide = self.deltas(work, *work.blocks[number]).astype(np.float64)
+        products: Array = wide @ wide.T
+        return products
 
     def find_cuts(self, work: TensorWork, i: int) -> None:
         """The thresholds of one contribution."""
-        work.cuts[i] = find_cuts(partial(self.blocks, work, i), self.formula.ranks(work.size), work.size)
+        work.cuts[i] = self.thresholds(partial(self.blocks, work, i), self.formula.ranks(work.size), work.size)
+
+    def thresholds(self, blocks: Callable[[], Iterable[Array]], ranks: tuple[int, int], size: int) -> tuple[Cut, Cut]:
+        """`find_cuts` of blocks that `self.blocks` gives."""
+        return find_cuts(blocks, ranks, size)
 
     def blocks(self, work: TensorWork, i: int) -> Iterator[Array]:
         """The delta of one contribution, block by block, in a buffer that is used again."""

@@ -66,6 +66,10 @@ class Compute:
 
     def arithmetic(self, formula: BoundMethod, plan: FusePlan) -> Arithmetic:
         """How a plan's blocks are computed on this process's device."""
+        if self.device != "cpu":
+            from hub_fusion.weights.cuda import TorchArithmetic
+
+            return TorchArithmetic(formula, plan.step, plan.seed, self.device)
         from hub_fusion.weights.arithmetic import Arithmetic
 
         return Arithmetic(formula, plan.step, plan.seed)

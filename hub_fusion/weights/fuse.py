@@ -13,23 +13,24 @@ from __future__ import annotations
 import re
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hub_fusion.errors import HubError, WeightsError
 from hub_fusion.weights import journal, residual, writer
+from hub_fusion.weights.arithmetic import Arithmetic
 from hub_fusion.weights.checkpoint import Checkpoint, TensorSpec
 from hub_fusion.weights.places import SPOOL, at_hand
 from hub_fusion.weights.plan import FusePlan, OpenPlan, describe, open_plan, weights_sha256
-from hub_fusion.weights.schedule import run
+from hub_fusion.weights.schedule import Bundle, run
 from hub_fusion.weights.stream import read_ahead
 from hub_fusion.weights.survey import survey
 from hub_fusion.weights.tensors import TensorWork, works_of
 
 if TYPE_CHECKING:
-    from hub_fusion.weights.arithmetic import Arithmetic
+    from hub_fusion.weights.arithmetic import Fused
     from hub_fusion.weights.compute import Compute
     from hub_fusion.weights.places import Place
 
@@ -80,16 +81,15 @@ def fuse(plan: FusePlan, compute: Compute, progress: Progress | None = None) -> 
         plan, opened = here, open_plan(here)
     opened, notes = _bound(opened, compute)
     specs = opened.specs
-    if compute.is_main:
-        _begin(opened)
-    compute.barrier()
-    share = {spec.name for spec in _shares(specs, compute.processes)[compute.rank]}
-    if opened.kept or opened.residual:
-        from hub_fusion.weights.arithmetic import Arithmetic
-
-        arithmetic = Arithmetic(opened.formula, plan.step, plan.seed)  # on the CPU: it is summed before it is rounded
+    if opened.kept or opened.residual:  # summed before it is rounded, which only the CPU does
+        arithmetic = Arithmetic(opened.formula, plan.step, plan.seed)
     else:
         arithmetic = compute.arithmetic(opened.formula, plan)
+    begun = journal.plan_id([opened.id, compute.device.split(":")[0], arithmetic.elements])  # blocks as those it left
+    if compute.is_main:
+        _begin(opened, begun)
+    compute.barrier()
+    share = {spec.name for spec in _shares(specs, compute.processes)[compute.rank]}
     works = works_of(opened, arithmetic.elements)
     hashes: dict[str, str] = {}
     resumed, fault = 0, None
@@ -97,7 +97,7 @@ def fuse(plan: FusePlan, compute: Compute, progress: Progress | None = None) -> 
         with compute.one_thread_each(torch_too=not arithmetic.twin):
             survey(arithmetic, works, compute)
             mine = [work for work in works if work.name in share]
-            resumed, hashes = _write_all(opened, mine, arithmetic, compute, progress)
+            resumed, hashes = _write_all(opened, begun, mine, arithmetic, compute, progress)
     except (WeightsError, HubError) as error:
         fault = str(error)
     faults = [told for told in compute.gather(fault) if told]
@@ -135,22 +135,23 @@ def _bound(opened: OpenPlan, compute: Compute) -> tuple[OpenPlan, tuple[str, ...
     return replace(opened, residual=None), (*opened.notes, note)
 
 
-def _begin(opened: OpenPlan) -> None:
+def _begin(opened: OpenPlan, begun: str) -> None:
     """Make the partial files, or find those of an earlier run of this very plan that was killed."""
     out = opened.plan.out
-    if journal.finished(out, opened.id) and writer.reopen(out, opened.layout | opened.kept):
+    if journal.finished(out, begun) and writer.reopen(out, opened.layout | opened.kept):
         return
     remove_checkpoint(out)
     writer.prepare(out, opened.base, opened.layout)
     residual.prepare(out, opened.kept)
-    journal.begin(out, opened.id)
+    journal.begin(out, begun)
 
 
 def _write_all(
-    opened: OpenPlan, works: list[TensorWork], arithmetic: Arithmetic, compute: Compute, progress: Progress | None
-) -> tuple[int, dict[str, str]]:
+    opened: OpenPlan, begun: str, works: list[TensorWork], arithmetic: Arithmetic, compute: Compute,
+    progress: Progress | None,
+) -> tuple[int, dict[str, str]]:  # fmt: skip
     """Write every block of this process's share; gives the bytes that were there, and file → sha256 if it was alone."""
-    out, done = opened.plan.out, journal.finished(opened.plan.out, opened.id)
+    out, done = opened.plan.out, journal.finished(opened.plan.out, begun)
     output = writer.Output(out, opened.layout | opened.kept)
     keeping = {spec.name: spec for specs in opened.kept.values() for spec in specs}
     hashing = writer.RunningHashes(out, opened.layout) if compute.processes == 1 else None
@@ -182,21 +183,30 @@ def _write_all(
     try:
         with journal.Journal(out, compute.rank, output.sync) as log:
 
-            def block(work: TensorWork, number: int) -> None:
-                at, rows = place(work, number)[0], work.blocks[number]
-                if work.name in keeping or (opened.residual and work.name in opened.residual):
-                    data, lost = residual.fuse_keeping(arithmetic, work, opened.base, opened.residual, *rows)
-                    if work.name in keeping:
-                        output.write(keeping[work.name], lost, at)  # both have 16 bits
-                else:
-                    data = arithmetic.fuse(work, opened.base, *rows)
-                output.write(work.out, data, at)
-                log.done(work.number, number)
-                finished(work, number)
-                work.block_done()
+            def fused(bundle: Bundle) -> Iterator[Fused]:
+                if not opened.kept and not opened.residual:
+                    yield from arithmetic.fuse_all(opened.base, bundle)
+                    return
+                for work, number in bundle:
+                    rows = work.blocks[number]
+                    if work.name in keeping or (opened.residual and work.name in opened.residual):
+                        data, lost = residual.fuse_keeping(arithmetic, work, opened.base, opened.residual, *rows)
+                        if work.name in keeping:
+                            output.write(keeping[work.name], lost, place(work, number)[0])  # both have 16 bits
+                        yield work, number, data
+                    else:
+                        yield work, number, arithmetic.fuse(work, opened.base, *rows)
 
+            def blocks(bundle: Bundle) -> None:
+                for work, number, data in fused(bundle):
+                    output.write(work.out, data, place(work, number)[0])
+                    log.done(work.number, number)
+                    finished(work, number)
+                    work.block_done()
+
+            threads = arithmetic.threads(compute.threads)
             with read_ahead(left, opened.base, opened.residual):
-                run(left, compute.threads, arithmetic.preparations, block)
+                run(left, threads, arithmetic.preparations, blocks, arithmetic.bundle)
         return resumed, hashing.finish() if hashing else {}
     except BaseException:
         if hashing:

@@ -14,6 +14,7 @@ from functools import partial
 from hub_fusion.weights.tensors import TensorWork
 
 Task = Callable[[], None]
+Bundle = tuple[tuple[TensorWork, int], ...]  # tensors and numbers of their blocks
 BUNDLE_ELEMENTS = 2**16
 
 
@@ -23,15 +24,17 @@ class Stopped(Exception):
 
 def run(
     works: Iterable[TensorWork], threads: int, prepare: Callable[[TensorWork], list[Task]],
-    block: Callable[[TensorWork, int], None],
+    blocks: Callable[[Bundle], None], most: int = BUNDLE_ELEMENTS,
 ) -> None:  # fmt: skip
-    """Call ``block(work, number)`` for every block of every tensor, after all of ``prepare(work)``.
+    """Call ``blocks(bundle)`` with every block of every tensor, after all of ``prepare(work)``.
+
+    A bundle is full when it has `most` elements of all contributions together.
 
     Raises what a task raised first; the others stop after the task they are at.
     """
     stop = threading.Event()
     failures: list[BaseException] = []
-    tasks, lock = _tasks(works, threads, prepare, block, stop), threading.Lock()
+    tasks, lock = _tasks(works, threads, prepare, blocks, most, stop), threading.Lock()
 
     def worker() -> None:
         while not stop.is_set():
@@ -66,7 +69,7 @@ def run(
 
 def _tasks(
     works: Iterable[TensorWork], ahead: int, prepare: Callable[[TensorWork], list[Task]],
-    block: Callable[[TensorWork, int], None], stop: threading.Event,
+    blocks: Callable[[Bundle], None], most: int, stop: threading.Event,
 ) -> Iterator[Task]:  # fmt: skip
     waiting: deque[TensorWork] = deque()
     bundle: list[tuple[TensorWork, int]] = []
@@ -78,8 +81,8 @@ def _tasks(
             start, last = work.blocks[number]
             bundle.append((work, number))
             elements += (last - start) * work.columns * max(len(work.taking), 1)
-            if elements >= BUNDLE_ELEMENTS:
-                yield partial(_carry_out, tuple(bundle), block, stop)
+            if elements >= most:
+                yield partial(_carry_out, tuple(bundle), blocks, stop)
                 bundle.clear()
                 elements = 0
 
@@ -94,17 +97,15 @@ def _tasks(
     while waiting:
         yield from merge(waiting.popleft())
     if bundle:
-        yield partial(_carry_out, tuple(bundle), block, stop)
+        yield partial(_carry_out, tuple(bundle), blocks, stop)
 
 
-def _carry_out(
-    bundle: tuple[tuple[TensorWork, int], ...], block: Callable[[TensorWork, int], None], stop: threading.Event
-) -> None:
-    for work, number in bundle:
+def _carry_out(bundle: Bundle, blocks: Callable[[Bundle], None], stop: threading.Event) -> None:
+    for work, _ in bundle:
         while not work.ready.wait(0.1):
             if stop.is_set():
                 raise Stopped
-        block(work, number)
+    blocks(bundle)
 
 
 class _Countdown:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, TypeVar
 import numpy as np
 
 from hub_fusion.errors import WeightsError
-from hub_fusion.weights.cuts import Cut, find_cuts
+from hub_fusion.weights.cuts import Cut
 from hub_fusion.weights.deltas import Deltas
 
 if TYPE_CHECKING:
@@ -28,20 +28,21 @@ T = TypeVar("T")
 def survey(arithmetic: Arithmetic, works: Sequence[TensorWork], compute: Compute) -> None:
     """Give all tensors of the output what their method asks for. Raises WeightsError for statistics that cannot be."""
     contributions = list({id(d): d for work in works for d in work.taking}.values())
+    threads = arithmetic.threads(compute.threads)
     if arithmetic.over_model and "keep" in arithmetic.formula.method.inputs:
-        _spread(works, contributions, _of_all(partial(_cuts, arithmetic, works), contributions, compute))
+        _spread(works, contributions, _of_all(partial(_cuts, arithmetic, works), contributions, compute, threads))
     if "fisher" in arithmetic.formula.method.inputs:
-        norms = _of_all(partial(_norm, arithmetic), contributions, compute)
+        norms = _of_all(partial(_norm, arithmetic), contributions, compute, threads)
         arithmetic.norms = {d.source.key: norm for d, norm in zip(contributions, norms, strict=True)}
 
 
-def _of_all(look: Callable[[Deltas], T], contributions: Sequence[Deltas], compute: Compute) -> list[T]:
+def _of_all(look: Callable[[Deltas], T], contributions: Sequence[Deltas], compute: Compute, threads: int) -> list[T]:
     """``look(contribution)`` of each, whoever does it."""
     mine = range(compute.rank, len(contributions), compute.processes)
     fault: str | None = None
     found: list[tuple[int, T]] = []
     try:
-        with ThreadPoolExecutor(compute.threads) as pool:
+        with ThreadPoolExecutor(threads) as pool:
             found = list(zip(mine, pool.map(look, [contributions[i] for i in mine]), strict=True))
     except WeightsError as error:
         fault = str(error)
@@ -62,7 +63,7 @@ def _cuts(arithmetic: Arithmetic, works: Sequence[TensorWork], contribution: Del
         for work, i in places:
             yield from arithmetic.blocks(work, i)
 
-    return find_cuts(blocks, arithmetic.formula.ranks(size), size)
+    return arithmetic.thresholds(blocks, arithmetic.formula.ranks(size), size)
 
 
 def _spread(works: Sequence[TensorWork], contributions: Sequence[Deltas], cuts: Sequence[tuple[Cut, Cut]]) -> None:

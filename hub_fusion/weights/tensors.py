@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 COMPILED_ELEMENTS = 2**20  # of all contributions together: 2 MB in 16 bits
 TORCH_ELEMENTS = 2**22  # 16 MB: calls of torch cost more
-LEAST, MOST = 2**14, 2**18  # of one contribution
+LEAST, MOST = 2**14, 2**18  # of one contribution; on a device with larger blocks a quarter of them
 
 
 class TensorWork:
@@ -49,7 +49,8 @@ class TensorWork:
         elif len(shape) > 2 and any((t := d.targets.get(self.name)) and t.a for d in self.taking):
             self.rows, self.columns = shape[0], prod(shape[1:])
         one = method.whole or "activations" in method.inputs  # whose equations are solved once for a tensor
-        each = min(max(elements // max(len(self.taking), 1), LEAST), MOST)
+        most = MOST if elements <= TORCH_ELEMENTS else elements // 4
+        each = min(max(elements // max(len(self.taking), 1), LEAST), most)
         self.blocks = row_blocks(self.rows, self.columns, size if one and self.taking else each)
         self.asked = method.inputs if self.taking and self.blocks else frozenset()
         self.cuts: list[tuple[Cut, Cut]] = [(Cut.NONE, Cut.ALL)] * len(self.taking)
