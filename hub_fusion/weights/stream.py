@@ -74,7 +74,8 @@ class RangeStore:
         """See Store. Raises WeightsError, or HubError where the Hub does not answer."""
         at, end = offset, offset + out.nbytes
         while at < end:
-            chunk = next((c for c in self._chunks.get(file, ()) if c.start <= at < c.stop), None)
+            with self._lock:
+                chunk = next((c for c in self._chunks.get(file, ()) if c.start <= at < c.stop), None)
             if chunk is None:
                 got = self.folder.hub.read_into(self.folder.repo, file, self.folder.sha, at, out[at - offset :])
                 if got < end - at:
