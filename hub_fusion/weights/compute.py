@@ -38,7 +38,7 @@ class Compute:
         if int(os.environ.get("WORLD_SIZE", "1")) > 1 or _may_have_gpu():
             self._ask_accelerate()
         here = int(os.environ.get("LOCAL_WORLD_SIZE", self.processes))
-        self.threads = max(len(os.sched_getaffinity(0)) // max(here, 1), 1)
+        self.threads = max(_cores() // max(here, 1), 1)
 
     def _ask_accelerate(self) -> None:
         import torch
@@ -142,3 +142,8 @@ class Compute:
 def _may_have_gpu() -> bool:
     """Whether there is a driver of a device that torch calls cuda (NVIDIA, also under WSL, and AMD)."""
     return any(Path(place).exists() for place in ("/dev/nvidiactl", "/dev/dxg", "/dev/kfd"))
+
+
+def _cores() -> int:
+    """How many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

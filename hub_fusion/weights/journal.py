@@ -17,6 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+sync = getattr(os, "fdatasync", os.fsync)  # the former is not there on macOS
 PLAN = "fusing.json"
 EVERY_S = 0.5  # how much work a kill may cost
 
@@ -96,6 +97,6 @@ def _write_synced(path: Path, text: str, flag: int) -> None:
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | flag, 0o666)
     try:
         os.write(descriptor, text.encode())
-        os.fdatasync(descriptor)
+        sync(descriptor)
     finally:
         os.close(descriptor)

@@ -23,6 +23,15 @@ class Store(Protocol):
         """Fill `out` with the bytes of `file` from `offset` on. Raises WeightsError if they are not there."""
 
 
+def _read_at(descriptor: int, out: memoryview, offset: int) -> int:
+    """Fill what can be filled of `out` at once; gives how many bytes that were."""
+    if hasattr(os, "preadv"):
+        return os.preadv(descriptor, [out], offset)
+    data = os.pread(descriptor, out.nbytes, offset)  # systems without preadv copy once more
+    out[: len(data)] = data
+    return len(data)
+
+
 class LocalFiles:
     """The files of a folder. Descriptors stay open, as long as there are not too many, until this object is gone."""
 
@@ -42,7 +51,7 @@ class LocalFiles:
             descriptor, ours = self._descriptor(path)
             try:
                 while out.nbytes:
-                    count = os.preadv(descriptor, [out], offset)
+                    count = _read_at(descriptor, out, offset)
                     if not count:
                         raise WeightsError(f"{path} ends at byte {offset}, where its header promises more: truncated")
                     offset, out = offset + count, out[count:]

@@ -22,7 +22,7 @@ from hub_fusion.weights.names import is_buffer, kind_of
 if TYPE_CHECKING:
     from hub_fusion.weights.plan import FusePlan, OpenPlan
 
-COMPILED_ELEMENTS = 2**20  # of all contributions together: 2 MB in 16 bits
+COMPILED_ELEMENTS = 2**21  # of all contributions together: 4 MB in 16 bits; smaller blocks cost more calls
 TORCH_ELEMENTS = 2**22  # 16 MB: calls of torch cost more
 LEAST, MOST = 2**14, 2**18  # of one contribution; on a device with larger blocks a quarter of them
 

@@ -18,6 +18,7 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
+from hub_fusion.weights import journal
 from hub_fusion.weights.checkpoint import FLOATS, INDEX, ITEM_BYTES, SINGLE, Checkpoint, TensorSpec
 
 HASH_BYTES = 2**20
@@ -112,7 +113,7 @@ class Output:
         with self._lock:
             descriptors = list(self._files.values())
         for descriptor in descriptors:
-            os.fdatasync(descriptor)
+            journal.sync(descriptor)
 
     def close(self) -> None:
         """Give the descriptors back; call it when nobody writes."""
