@@ -28,6 +28,7 @@ from hub_fusion.local_hub import (
     access,
     browse,
     commits,
+    discussions,
     files,
     info,
     lfs,
@@ -45,7 +46,7 @@ from hub_fusion.local_hub.store import Store
 from hub_fusion.local_hub.users import authenticate
 
 log = logging.getLogger(__name__)
-TOPICS = (side, validate, repos, access, listing, refs, browse, preupload, commits, lfs, xet, info, files)
+TOPICS = (side, validate, repos, access, listing, refs, browse, preupload, commits, discussions, lfs, xet, info, files)
 SPOOL_IN_MEMORY = 4 * 2**20
 
 

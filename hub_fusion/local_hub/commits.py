@@ -1,7 +1,7 @@
 """Committing: any number of operations, all of them or none.
 
 Contents are on disk and verified before the transaction begins; inside it the head is compared with `parentCommit`,
-so that of two commits on the same parent exactly one succeeds. Not covered: `create_pr`.
+so that of two commits on the same parent exactly one succeeds. With `create_pr` the commit opens a pull request.
 """
 
 import json
@@ -11,11 +11,11 @@ from typing import Any
 
 from starlette.responses import Response
 
-from hub_fusion.local_hub import history, trees
+from hub_fusion.local_hub import events, history, pulls, threads, trees
 from hub_fusion.local_hub.blobs import SHA256
 from hub_fusion.local_hub.call import API_REPO, Call, Route, answer
-from hub_fusion.local_hub.errors import HubError, entry_not_found
-from hub_fusion.local_hub.preupload import decode, refuse_pull_request
+from hub_fusion.local_hub.errors import HubError, entry_not_found, revision_not_found
+from hub_fusion.local_hub.preupload import decode
 from hub_fusion.local_hub.store import Repo
 from hub_fusion.local_hub.trees import Entry, Tree
 
@@ -25,36 +25,39 @@ STALE = "The branch was updated since you opened this page. Please refresh and t
 
 
 def commit(call: Call) -> Response:
-    """All operations of the request as one commit on a branch, or none of them."""
-    refuse_pull_request(call)
+    """All operations of the request as one commit on a branch or in a pull request, or none of them."""
+    revision = call.params["rev"]
     with call.store.db.read() as con:
-        call.writable_repo(con)
+        pulls.uploadable_repo(con, call, revision)
     header, operations = _read_operations(call)
-    expected = header.get("parentCommit")
+    title = _line(header.get("summary"), MAX_TITLE_CHARS) or "Update"
+    message = _line(header.get("description"), MAX_MESSAGE_CHARS)
     with call.store.db.write() as con:
-        repo = call.writable_repo(con)
+        repo = pulls.uploadable_repo(con, call, revision)
         assert call.user is not None
-        revision = call.params["rev"]
-        ref, head = _branch(con, call, repo, revision)
-        if expected and not (isinstance(expected, str) and len(expected) >= 7 and head.startswith(expected)):
-            raise HubError(412, STALE)
+        ref, head = _branch(con, call, repo, revision, header.get("parentCommit"))
         before = call.store.tree(con, call.store.commit(con, repo, head).tree)
         after = _apply(con, call, repo, before, operations, revision, head)
+        pull = None
+        if call.flag("create_pr"):
+            text, begin = message[: threads.MAX_TEXT_CHARS], head
+            pull = pulls.open_pull(con, repo, call.user, title, text, start=begin, target=ref, status="open")
+            ref = pull.ref
+            events.thread_event(con, call, repo, events.CREATE, pull)
+        elif ref.startswith(pulls.PULL_REF):
+            pull = pulls.of_ref(con, repo, ref)
         oid = head
         if after != before:
             oid = history.add_commit(
-                con,
-                call.store,
-                repo.id,
-                ref,
-                after,
-                parent=head,
-                title=_line(header.get("summary"), MAX_TITLE_CHARS) or "Update",
-                message=_line(header.get("description"), MAX_MESSAGE_CHARS),
-                author=call.user.name,
+                con, call.store, repo.id, ref, after, parent=head, title=title, message=message, author=call.user.name
             ).oid
-    url = f"{call.base}/{repo.url_path}/commit/{oid}"
-    return answer({"success": True, "commitOid": oid, "commitUrl": url, "hookOutput": ""})
+            if pull is not None:
+                pulls.note_commit(con, pull, call.user, title, oid)
+            events.content_event(con, call, repo, ref, head, oid)
+    shown = {"success": True, "commitOid": oid, "commitUrl": f"{call.base}/{repo.url_path}/commit/{oid}"}
+    if call.flag("create_pr") and pull is not None:
+        shown["pullRequestUrl"] = f"{call.base}/{repo.url_path}/discussions/{pull.num}"
+    return answer(shown | {"hookOutput": ""})
 
 
 def _read_operations(call: Call) -> tuple[dict[str, Any], list[tuple[str, Any]]]:
@@ -157,14 +160,29 @@ def may_link(con: sqlite3.Connection, call: Call, repo: Repo, sha256: str) -> bo
     return row is not None
 
 
-def _branch(con: sqlite3.Connection, call: Call, repo: Repo, revision: str) -> tuple[str, str]:
-    """(full ref name, head) of the branch to commit to; a tag or a commit cannot grow."""
-    for name in (f"refs/heads/{revision}", revision):
-        row = con.execute("SELECT oid FROM refs WHERE repo=? AND name=?", (repo.id, name)).fetchone()
-        if row is not None and name.startswith("refs/heads/"):
-            return name, row["oid"]
-    call.store.resolve(con, repo, revision)
-    raise HubError(400, f"{revision!r} is not a branch: commits can only be added to branches.")
+def _branch(con: sqlite3.Connection, call: Call, repo: Repo, revision: str, expected: object) -> tuple[str, str]:
+    """(full ref name, head) of what to commit to; a tag or a commit cannot grow. 412 unless its head is `expected`.
+
+    A pull request is opened against a branch, at the expected commit wherever the branch is now.
+    """
+    full = revision.startswith(("refs/heads/", pulls.PULL_REF))
+    name = revision if full else f"refs/heads/{revision}"
+    row = con.execute("SELECT oid FROM refs WHERE repo=? AND name=?", (repo.id, name)).fetchone()
+    propose = call.flag("create_pr")
+    if row is None or (propose and not name.startswith("refs/heads/")):
+        call.store.resolve(con, repo, revision)
+        if propose:
+            raise revision_not_found(revision)
+        raise HubError(400, f"{revision!r} is not a branch: commits can only be added to branches.")
+    if not expected:
+        return name, row["oid"]
+    if not isinstance(expected, str) or len(expected) < 7:
+        raise HubError(412, STALE)
+    if propose:
+        return name, call.store.resolve(con, repo, expected).oid
+    if not row["oid"].startswith(expected):
+        raise HubError(412, STALE)
+    return name, row["oid"]
 
 
 def _line(value: object, limit: int) -> str:

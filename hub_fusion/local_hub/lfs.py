@@ -15,6 +15,7 @@ from hub_fusion.local_hub.call import API_REPO, FILE_REPOS, Call, Route, answer
 from hub_fusion.local_hub.commits import may_link
 from hub_fusion.local_hub.db import iso, now_ms
 from hub_fusion.local_hub.errors import HubError
+from hub_fusion.local_hub.pulls import uploadable_repo
 from hub_fusion.local_hub.store import Store
 from hub_fusion.local_hub.users import check_can_write, may_read_files
 
@@ -34,7 +35,7 @@ def batch(call: Call) -> Response:
         raise HubError(400, f'"objects" must be a list of at most {MAX_BATCH}.')
     shown = []
     with call.store.db.read() as con:
-        repo = call.writable_repo(con)
+        repo = uploadable_repo(con, call)
         assert call.user is not None
         for item in objects:
             oid, size = _object(item)
@@ -92,7 +93,7 @@ def verify(call: Call) -> Response:
     """200 if the object arrived."""
     oid, size = _object(call.json())
     with call.store.db.read() as con:
-        repo = call.writable_repo(con)
+        repo = uploadable_repo(con, call)
         if not may_link(con, call, repo, oid) or call.store.blobs.size(oid) != size:
             raise HubError(404, f"The object {oid} was not uploaded with {size} bytes.")
     return answer({})

@@ -5,21 +5,20 @@ import binascii
 
 from starlette.responses import Response
 
-from hub_fusion.local_hub import attributes, trees
+from hub_fusion.local_hub import attributes, pulls, trees
 from hub_fusion.local_hub.call import API_REPO, Call, Route, answer
-from hub_fusion.local_hub.errors import HubError, revision_not_found
+from hub_fusion.local_hub.errors import HubError
 from hub_fusion.local_hub.trees import Tree
 
 
 def preupload(call: Call) -> Response:
     """For each file whether it goes to LFS, whether it is ignored, and what is at its path now."""
-    refuse_pull_request(call)
     request = call.json()
     asked = request.get("files")
     if not isinstance(asked, list) or not all(isinstance(file, dict) for file in asked):
         raise HubError(400, '"files" must be a list of objects.')
     with call.store.db.read() as con:
-        repo = call.writable_repo(con)
+        repo = pulls.uploadable_repo(con, call, call.params["rev"])
         commit = call.store.resolve(con, repo, call.params["rev"])
         files = call.store.tree(con, commit.tree)
     rules = _text_of(call, files, ".gitattributes")
@@ -47,14 +46,6 @@ def _text_of(call: Call, files: Tree, path: str) -> str:
     if path not in files:
         return ""
     return call.store.blobs.read(files[path].blob, 2**20).decode("utf-8", "replace")
-
-
-def refuse_pull_request(call: Call) -> None:
-    """501 where the caller asks for a pull request."""
-    if call.flag("create_pr"):
-        raise HubError(501, "Pull requests are not served by this Hub. Commit to a branch, or to your own repository.")
-    if call.params["rev"].startswith("refs/pr/"):
-        raise revision_not_found(call.params["rev"])
 
 
 def decode(text: str, path: str) -> bytes:

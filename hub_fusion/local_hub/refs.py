@@ -7,7 +7,7 @@ from urllib.parse import urlencode
 
 from starlette.responses import Response
 
-from hub_fusion.local_hub import history
+from hub_fusion.local_hub import events, history
 from hub_fusion.local_hub.call import API_REPO, Call, Route, answer
 from hub_fusion.local_hub.db import iso
 from hub_fusion.local_hub.errors import HubError, revision_not_found
@@ -15,6 +15,7 @@ from hub_fusion.local_hub.store import Commit, Repo
 
 COMMITS_PER_PAGE = 100
 BAD_IN_REF = re.compile(r"[\x00-\x20\x7f~^:?*\[\\]|\.\.|@\{|//|/\.|\.lock(?:/|$)|^[/.-]|[/.]$")
+CO_AUTHOR = re.compile(r"^Co-authored-by: ([\w-]{1,42}) <\1@users\.noreply\.huggingface\.co>$", re.MULTILINE)
 MAX_REF_CHARS = 244
 
 
@@ -37,6 +38,8 @@ def list_refs(call: Call) -> Response:
             if row["name"].startswith(prefix) and group in found:
                 short = row["name"].removeprefix(prefix)
                 found[group].append({"name": short, "ref": row["name"], "targetCommit": row["oid"]})
+    if "pullRequests" in found:
+        found["pullRequests"].sort(key=lambda ref: int(ref["name"]))
     found["branches"].sort(key=lambda ref: (ref["name"] != "main", ref["name"]))
     return answer(found)
 
@@ -52,6 +55,7 @@ def create_branch(call: Call) -> Response:
             raise HubError(409, f"Reference {name} already exists")
         _check_no_prefix(con, repo, name)
         history.point(con, repo.id, name, commit.oid)
+        events.content_event(con, call, repo, name, None, commit.oid)
     return answer({})
 
 
@@ -77,6 +81,7 @@ def create_tag(call: Call) -> Response:
             "INSERT INTO refs VALUES (?, ?, ?, ?)",
             (repo.id, name, commit.oid, str(request.get("message") or "").encode("utf-8", "replace").decode()),
         )
+        events.content_event(con, call, repo, name, None, commit.oid)
     return answer({})
 
 
@@ -118,6 +123,7 @@ def squash(call: Call) -> Response:
         commit = history.add_commit(
             con, call.store, repo.id, name, tree, parent=None, title=message, message="", author=call.user.name
         )
+        events.content_event(con, call, repo, name, row["oid"], commit.oid)
     return answer({"commitId": commit.oid})
 
 
@@ -127,7 +133,7 @@ def _commit(commit: Commit, *, formatted: bool) -> dict[str, Any]:
         "title": commit.title,
         "message": commit.message,
         "date": iso(commit.date),
-        "authors": [{"user": commit.author}],
+        "authors": [{"user": name} for name in dict.fromkeys([commit.author, *CO_AUTHOR.findall(commit.message)])],
     }
     if formatted:
         shown["formatted"] = {"title": commit.title, "message": commit.message}
@@ -137,8 +143,10 @@ def _commit(commit: Commit, *, formatted: bool) -> dict[str, Any]:
 def _delete(call: Call, name: str) -> Response:
     with call.store.db.write() as con:
         repo = call.writable_repo(con)
-        if con.execute("DELETE FROM refs WHERE repo=? AND name=?", (repo.id, name)).rowcount == 0:
+        row = con.execute("DELETE FROM refs WHERE repo=? AND name=? RETURNING oid", (repo.id, name)).fetchone()
+        if row is None:
             raise revision_not_found(name)
+        events.content_event(con, call, repo, name, row["oid"], None)
     return answer({})
 
 
@@ -154,7 +162,13 @@ def _check_no_prefix(con: sqlite3.Connection, repo: Repo, name: str) -> None:
 
 
 def _ref_name(name: str) -> str:
-    if not name or len(name) > MAX_REF_CHARS or BAD_IN_REF.search(name) or not name.isprintable():
+    if (
+        not name
+        or len(name) > MAX_REF_CHARS
+        or BAD_IN_REF.search(name)
+        or not name.isprintable()
+        or name.startswith("refs/")
+    ):
         raise HubError(400, f"Invalid ref name: {name[:100]!r}.")
     return name
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from starlette.responses import PlainTextResponse, Response
 
-from hub_fusion.local_hub import attributes, history, lineage, trees
+from hub_fusion.local_hub import attributes, events, history, lineage, trees
 from hub_fusion.local_hub.call import API_REPO, Call, Route, answer
 from hub_fusion.local_hub.db import new_hex_id, now_ms
 from hub_fusion.local_hub.errors import HubError, gated, repo_not_found, sign_in_first
@@ -57,6 +57,9 @@ def create(call: Call) -> Response:
             message="",
             author=user.name,
         )
+        made = call.store.find_repo(con, kind, full_name)
+        assert made is not None
+        events.repo_event(con, call, made, events.CREATE)
     return answer(body | {"id": hex_id})
 
 
@@ -65,6 +68,7 @@ def delete(call: Call) -> Response:
     request = call.json()
     with call.store.db.write() as con:
         repo = _named(con, call, _kind(request), request.get("organization"), request.get("name"))
+        events.repo_event(con, call, repo, events.DELETE)
         con.execute("DELETE FROM repos WHERE id=?", (repo.id,))
     return PlainTextResponse("OK")
 
@@ -91,11 +95,12 @@ def move(call: Call) -> Response:
             con.execute("INSERT OR REPLACE INTO renames VALUES (?, ?, ?)", (kind, repo.key, repo.id))
         if kind == "model":
             lineage.rename_tags(con, repo.full_name, full_name)
+        events.repo_event(con, call, repo, events.MOVE, movedTo={"name": full_name, "owner": {"id": owner["hex"]}})
     return answer({"url": f"{call.base}/{URL_PREFIX[kind]}{full_name}"})
 
 
 def settings(call: Call) -> Response:
-    """Change visibility and gating; answers with both as they are now."""
+    """Change visibility, gating, and whether there are discussions; answers with all as they are now."""
     request = call.json()
     changes: dict[str, Any] = {}
     if "visibility" in request or "private" in request:
@@ -104,14 +109,22 @@ def settings(call: Call) -> Response:
         if request["gated"] not in ("auto", "manual", False):
             raise HubError(400, '"gated" must be "auto", "manual" or false.')
         changes["gated"] = request["gated"] or None
+    if "discussionsDisabled" in request:
+        if not isinstance(request["discussionsDisabled"], bool):
+            raise HubError(400, '"discussionsDisabled" must be true or false.')
+        changes["discussions"] = not request["discussionsDisabled"]
     with call.store.db.write() as con:
         repo = call.writable_repo(con)
         if "private" in changes:
             con.execute("UPDATE repos SET private=? WHERE id=?", (changes["private"], repo.id))
         if "gated" in changes:
             con.execute("UPDATE repos SET gated=? WHERE id=?", (changes["gated"], repo.id))
+        if "discussions" in changes:
+            con.execute("UPDATE repos SET discussions=? WHERE id=?", (changes["discussions"], repo.id))
         repo = call.repo(con)
-    return answer({"private": bool(repo.private), "gated": repo.gated or False})
+        now = {"private": bool(repo.private), "gated": repo.gated or False, "discussionsDisabled": not repo.discussions}
+        events.config_event(con, call, repo, now)
+    return answer(now)
 
 
 def auth_check(call: Call) -> Response:

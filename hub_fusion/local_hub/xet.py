@@ -22,7 +22,7 @@ from hub_fusion.local_hub.blobs import WrongContent, keep_file
 from hub_fusion.local_hub.call import API_REPO, Call, Route, answer
 from hub_fusion.local_hub.errors import HubError
 from hub_fusion.local_hub.lfs import grant
-from hub_fusion.local_hub.preupload import refuse_pull_request
+from hub_fusion.local_hub.pulls import uploadable_repo
 from hub_fusion.local_hub.xet_format import BadXet, FileInShard, chunk_index, decode_chunk, parse_shard
 
 MAX_XORB_BYTES = 80 * 2**20
@@ -33,10 +33,10 @@ HASH = re.compile(r"[0-9a-f]{64}")
 
 def write_token(call: Call) -> Response:
     """Where this user's chunks go, and the token to send them with."""
-    refuse_pull_request(call)
     with call.store.db.read() as con:
-        repo = call.writable_repo(con)
-        call.store.resolve(con, repo, call.params["rev"])
+        repo = uploadable_repo(con, call, call.params["rev"])
+        if not call.flag("create_pr"):  # the client names no revision then, or "None"
+            call.store.resolve(con, repo, call.params["rev"])
     assert call.user is not None
     url = f"{call.base}/cas/i-{call.store.store_id}-{call.user.hex}"
     token = call.store.sign("xet", call.user.id, call.user.hex, valid_s=TOKEN_VALID_S)
