@@ -184,10 +184,3 @@ def test_gitattributes_size_and_content_decide_what_is_large(alice, repo, raw) -
     modes = ["lfs", "lfs", "regular", "lfs", "lfs", "regular", "regular"]
     assert [file["uploadMode"] for file in found] == modes
     assert [file["shouldIgnore"] for file in found] == [False] * 6 + [True]
-
-
-def test_pull_requests_are_refused_clearly(alice, repo) -> None:
-    """Not served yet: 501 with a sentence, before anything is uploaded."""
-    with pytest.raises(HfHubHTTPError, match="Pull requests are not served") as caught:
-        alice.upload_file(path_or_fileobj=b"x", path_in_repo="a.txt", repo_id=repo, create_pr=True)
-    assert caught.value.response.status_code == 501
