@@ -1,7 +1,9 @@
-"""Commands of the local Hub: hub serve, hub user add."""
+"""Commands of the local Hub: hub serve, hub fsck, hub gc, hub user add."""
 
 from __future__ import annotations
 
+import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, cast
 
@@ -25,6 +27,45 @@ def serve(
 
     say(f"Serving {root}; clients need HF_ENDPOINT set to")
     run(root, host, port)
+
+
+@app.command()
+def fsck(
+    root: Path = typer.Option(..., "--root", help="Folder of the Hub's storage."),
+    quick: bool = typer.Option(False, "--quick", help="Compare names and sizes only; do not read every file."),
+    as_json: bool = typer.Option(False, "--json", help="Print what was found as one JSON object."),
+) -> None:
+    """Prove that no commit is lost or damaged: blobs, index and refs agree. Exit code 1 if not."""
+    from hub_fusion.local_hub.fsck import check
+
+    try:
+        found = check(root, contents=not quick)
+    except FileNotFoundError as error:
+        raise typer.BadParameter(str(error)) from None
+    if as_json:
+        print(json.dumps({"clean": found.clean, **asdict(found)}, indent=1))
+    else:
+        for fault in found.faults:
+            print(fault)
+        say(f"{found.repos} repositories, {found.commits} commits, {found.blobs} blobs of {found.bytes} bytes: "
+            + ("clean" if found.clean else f"{len(found.faults)} faults")
+            + "".join(f"; {note}" for note in found.notes))  # fmt: skip
+    raise typer.Exit(0 if found.clean else 1)
+
+
+@app.command()
+def gc(
+    root: Path = typer.Option(..., "--root", help="Folder of the Hub's storage."),
+    grace_h: float = typer.Option(24.0, "--grace", min=0, help="Hours for which nothing is removed."),
+    history: bool = typer.Option(False, "--history", help="Also commits that no branch, tag or pull request leads to."),
+    dry_run: bool = typer.Option(False, "--dry-run", help="Say what would go, remove nothing."),
+) -> None:
+    """Remove what nothing refers to: blobs, abandoned uploads, left-overs. Safe beside a running server."""
+    from hub_fusion.local_hub.collect import collect
+
+    if not (root / "hub.sqlite3").is_file():
+        raise typer.BadParameter(f"{root} is not the folder of a local Hub: it has no hub.sqlite3.")
+    print(json.dumps(asdict(collect(root, grace_s=grace_h * 3600, history=history, dry_run=dry_run))))
 
 
 @user.command()

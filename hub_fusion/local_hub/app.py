@@ -33,20 +33,24 @@ from hub_fusion.local_hub import (
     info,
     lfs,
     listing,
+    multipart,
     preupload,
     refs,
     repos,
     side,
     validate,
     xet,
+    xet_read,
 )
 from hub_fusion.local_hub.call import Call, Route, answer
 from hub_fusion.local_hub.errors import HubError
 from hub_fusion.local_hub.store import Store
+from hub_fusion.local_hub.stream import RAW_SEND
 from hub_fusion.local_hub.users import authenticate
 
 log = logging.getLogger(__name__)
-TOPICS = (side, validate, repos, access, listing, refs, browse, preupload, commits, discussions, lfs, xet, info, files)
+TOPICS = (side, validate, repos, access, listing, refs, browse, preupload, commits, discussions, lfs, multipart,
+          xet_read, xet, info, files)  # fmt: skip
 SPOOL_IN_MEMORY = 4 * 2**20
 
 
@@ -166,7 +170,7 @@ class _WireApp:
         if scope["type"] != "http":
             return
         path = scope["raw_path"].decode("latin-1")
-        scope = {**scope, "path": path}
+        scope = {**scope, "path": path, RAW_SEND: send}
         bucket, quota = ("resolvers", 5000) if "/resolve/" in path else ("api", 1000)
         asked = dict(scope["headers"]).get(b"x-request-id", b"")
         request_id = asked[:64] if asked.isalnum() else f"Root=1-{secrets.token_hex(4)}".encode()

@@ -113,7 +113,7 @@ def _file(entry: Entry) -> dict[str, Any]:
     item: dict[str, Any] = {"type": "file", "oid": entry.oid, "size": entry.size, "path": entry.path}
     if entry.lfs:
         pointer = len(trees.lfs_pointer(entry.blob, entry.size))
-        item["lfs"] = {"oid": entry.blob, "size": entry.size, "pointerSize": pointer}
+        item |= {"lfs": {"oid": entry.blob, "size": entry.size, "pointerSize": pointer}, "xetHash": entry.blob}
     return item
 
 

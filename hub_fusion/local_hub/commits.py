@@ -26,6 +26,11 @@ STALE = "The branch was updated since you opened this page. Please refresh and t
 
 def commit(call: Call) -> Response:
     """All operations of the request as one commit on a branch or in a pull request, or none of them."""
+    with call.store.blobs.guard():  # from the first content kept to the commit that refers to it
+        return _commit(call)
+
+
+def _commit(call: Call) -> Response:
     revision = call.params["rev"]
     with call.store.db.read() as con:
         pulls.uploadable_repo(con, call, revision)

@@ -1,21 +1,18 @@
 """Reading files: HEAD and GET of `/resolve/`, whole or by range, streamed from disk."""
 
 import mimetypes
-import re
-from collections.abc import AsyncIterator
-from pathlib import Path
-from typing import BinaryIO
 from urllib.parse import quote
 
-from starlette.concurrency import run_in_threadpool
-from starlette.responses import Response, StreamingResponse
+from starlette.responses import Response
 
 from hub_fusion.local_hub.call import FILE_REPOS, Call, Route
-from hub_fusion.local_hub.errors import HubError, entry_not_found, repo_not_found
+from hub_fusion.local_hub.errors import entry_not_found, repo_not_found
+from hub_fusion.local_hub.ranges import parse_range
+from hub_fusion.local_hub.stream import SliceResponse
 from hub_fusion.local_hub.trees import Entry
+from hub_fusion.local_hub.xet_read import xet_headers
 
-PIECE = 1 << 20
-ONE_RANGE = re.compile(r"bytes=\s*(\d{0,18})-(\d{0,18})\s*")
+EXPOSED = "X-Repo-Commit,X-Linked-Size,X-Linked-Etag,X-Xet-Hash,Link,ETag,Accept-Ranges,Content-Range"
 
 
 def resolve(call: Call) -> Response:
@@ -36,16 +33,16 @@ def resolve(call: Call) -> Response:
         "Content-Disposition": f"inline; filename*=UTF-8''{quote(path.rpartition('/')[2], safe='')}",
         "X-Content-Type-Options": "nosniff",
         "Content-Security-Policy": "default-src 'none'; sandbox",
-        "Access-Control-Expose-Headers": "X-Repo-Commit,X-Linked-Size,X-Linked-Etag,ETag,Accept-Ranges,Content-Range",
+        "Access-Control-Expose-Headers": EXPOSED,
     }
     if entry.lfs:
-        headers |= {"X-Linked-Etag": etag, "X-Linked-Size": str(entry.size)}
+        headers |= {"X-Linked-Etag": etag, "X-Linked-Size": str(entry.size)} | xet_headers(call, repo, revision, entry)
     if etag in [value.strip().removeprefix("W/") for value in request.headers.get("if-none-match", "").split(",")]:
         return Response(status_code=304, headers=headers)
     start, end, status = 0, entry.size, 200
     asked = request.headers.get("range")
     if asked and request.headers.get("if-range", etag) == etag:
-        start, end, status = _range(asked, entry.size)
+        start, end, status = parse_range(asked, entry.size)
     if status == 206:
         headers["Content-Range"] = f"bytes {start}-{end - 1}/{entry.size}"
     headers["Content-Length"] = str(end - start)
@@ -53,48 +50,8 @@ def resolve(call: Call) -> Response:
     if request.method == "HEAD":
         return Response(status_code=status, headers=headers, media_type=media_type)
     if request.headers.get("x-hf-download-counter"):
-        call.store.count_download(repo)
-    file = call.store.blobs.path(entry.blob)
-    if end - start <= PIECE:
-        return Response(_read(file, start, end), status, headers, media_type)
-    return StreamingResponse(_stream(file, start, end), status, headers, media_type)
-
-
-def _range(asked: str, size: int) -> tuple[int, int, int]:
-    """(start, end, status) of a Range header; 416 outside the file, the whole file if it is not one plain range."""
-    match = ONE_RANGE.fullmatch(asked)
-    if match is None or match.groups() == ("", ""):
-        return 0, size, 200
-    first, last = match.groups()
-    if first == "":
-        start, end = max(0, size - int(last)), size
-    else:
-        start, end = int(first), min(int(last) + 1 if last else size, size)
-        if last and int(last) < int(first):
-            return 0, size, 200
-    if start >= end:
-        raise HubError(416, f"The file has {size} bytes.", headers={"Content-Range": f"bytes */{size}"})
-    return start, end, 206
-
-
-def _read(path: Path, start: int, end: int) -> bytes:
-    with path.open("rb") as file:
-        file.seek(start)
-        return file.read(end - start)
-
-
-async def _stream(path: Path, start: int, end: int) -> AsyncIterator[bytes]:
-    file: BinaryIO = await run_in_threadpool(path.open, "rb")
-    try:
-        file.seek(start)
-        while start < end:
-            piece = await run_in_threadpool(file.read, min(PIECE, end - start))
-            if not piece:
-                return  # shorter than announced: the client sees a broken stream, never a wrong file
-            start += len(piece)
-            yield piece
-    finally:
-        file.close()
+        call.store.count_download(repo.id)
+    return SliceResponse(call.store.blobs.path(entry.blob), start, end, status, headers, media_type)
 
 
 def _media_type(entry: Entry) -> str:

@@ -104,7 +104,7 @@ def describe(
             "safetensors": facts["safetensors"],
             "model-index": (facts["card"] or {}).get("model-index"),
             "spaces": [],
-            "xetEnabled": False,
+            "xetEnabled": True,
         }
     elif repo.kind == "space":
         shown |= {"sdk": repo.sdk, "subdomain": repo.full_name.replace("/", "-").lower(), "models": [], "datasets": []}

@@ -1,27 +1,27 @@
 """Large files the git-lfs way: batch, PUT, verify; and the permission to copy them between repositories.
 
-The PUT carries no credentials, so its URL is signed for one user, one hash and one size. Only the basic transfer is
-served; a file of any size goes up in one request and is hashed on the way.
+The PUT carries no credentials, so its URL is signed for one user, one hash and one size. Small files go up in one
+request and are hashed on the way; for large ones see `multipart`.
 """
 
 import json
 
 from starlette.concurrency import run_in_threadpool
-from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
-from hub_fusion.local_hub.blobs import SHA256, WrongContent
+from hub_fusion.local_hub import multipart
+from hub_fusion.local_hub.blobs import SHA256, BlobWriter, WrongContent
 from hub_fusion.local_hub.call import API_REPO, FILE_REPOS, Call, Route, answer
 from hub_fusion.local_hub.commits import may_link
 from hub_fusion.local_hub.db import iso, now_ms
 from hub_fusion.local_hub.errors import HubError
+from hub_fusion.local_hub.intake import drain, grant, receive
 from hub_fusion.local_hub.pulls import uploadable_repo
 from hub_fusion.local_hub.store import Store
 from hub_fusion.local_hub.users import check_can_write, may_read_files
 
 LFS_JSON = "application/vnd.git-lfs+json"
 UPLOAD_VALID_S = 24 * 3600
-PIECE = 1 << 20
 MAX_BATCH = 1000
 
 
@@ -33,7 +33,11 @@ def batch(call: Call) -> Response:
     objects = request.get("objects")
     if not isinstance(objects, list) or len(objects) > MAX_BATCH:
         raise HubError(400, f'"objects" must be a list of at most {MAX_BATCH}.')
-    shown = []
+    transfers = request.get("transfers")
+    transfers = transfers if isinstance(transfers, list) else []
+    shown: list[dict[str, object]] = []
+    renewed: list[str] = []
+    transfer = "basic"
     with call.store.db.read() as con:
         repo = uploadable_repo(con, call)
         assert call.user is not None
@@ -41,15 +45,26 @@ def batch(call: Call) -> Response:
             oid, size = _object(item)
             entry: dict[str, object] = {"oid": oid, "size": size, "authenticated": True}
             if not (may_link(con, call, repo, oid) and call.store.blobs.size(oid) == size):
-                ticket = call.store.sign("lfs", call.user.id, oid, size, valid_s=UPLOAD_VALID_S)
                 path = call.request.scope["path"].removesuffix("/batch")
-                entry["actions"] = {
-                    "upload": {"href": f"{call.base}/lfs-storage/{oid}?ticket={ticket}", "header": {}},
-                    "verify": {"href": f"{call.base}{path}/verify", "header": {}},
-                }
+                in_parts = size > multipart.ABOVE and "multipart" in transfers
+                how = multipart.plan(call, oid, size) if in_parts else _one_put(call, oid, size)
+                entry["actions"] = {"upload": how, "verify": {"href": f"{call.base}{path}/verify", "header": {}}}
+                transfer = "multipart" if in_parts else transfer
+            else:
+                renewed.append(oid)
             shown.append(entry)
-    body = json.dumps({"transfer": "basic", "objects": shown, "hash_algo": "sha256"})
+    with call.store.db.write() as con:  # what the caller relies on to be here does not expire while it is at work
+        con.executemany(
+            "UPDATE uploads SET at=? WHERE account=? AND sha256=?", [(now_ms(), call.user.id, oid) for oid in renewed]
+        )
+    body = json.dumps({"transfer": transfer, "objects": shown, "hash_algo": "sha256"})
     return Response(body, media_type=LFS_JSON)
+
+
+def _one_put(call: Call, oid: str, size: int) -> dict[str, object]:
+    assert call.user is not None
+    ticket = call.store.sign("lfs", call.user.id, oid, size, valid_s=UPLOAD_VALID_S)
+    return {"href": f"{call.base}/lfs-storage/{oid}?ticket={ticket}", "header": {}}
 
 
 async def upload(call: Call) -> Response:
@@ -57,36 +72,24 @@ async def upload(call: Call) -> Response:
     ticket = call.store.verify("lfs", call.request.query_params.get("ticket", ""))
     oid = call.params["oid"]
     if ticket is None or ticket[1] != oid:
-        await _drain(call)
+        await drain(call)
         raise HubError(403, "This upload URL is not valid, or not any more.")
-    account, _, size = ticket
+    size = int(ticket[2])
     with call.store.blobs.writer() as writer:
-        pieces: list[bytes] = []
-        held = 0
-        async for piece in call.request.stream():
-            pieces.append(piece)
-            held += len(piece)
-            if held >= PIECE and writer.size <= int(size):
-                await run_in_threadpool(writer.write, b"".join(pieces))
-                pieces, held = [], 0
-            elif held >= PIECE:
-                pieces, held = [], 0  # too long already: read on, keep nothing
-        if writer.size <= int(size):
-            writer.write(b"".join(pieces))
-        if writer.size != int(size):
-            raise HubError(400, f"{size} bytes were announced for {oid}, another number arrived.")
-        try:
-            await run_in_threadpool(writer.keep, expect=oid)
-        except WrongContent as error:
-            raise HubError(400, f"Upload refused: {error}.") from None
-    await run_in_threadpool(grant, call.store, int(account), [oid])
+        arrived = await receive(call, writer.write, size)
+        if arrived != size:
+            raise HubError(400, f"{size} bytes were announced for {oid}, {arrived} arrived.")
+        await run_in_threadpool(_keep, call.store, writer, int(ticket[0]), oid)
     return Response(status_code=200, headers={"ETag": f'"{oid}"'})
 
 
-def grant(store: Store, account: int, hashes: list[str]) -> None:
-    """Note that this account has shown these contents and may commit them."""
-    with store.db.write() as con:
-        con.executemany("INSERT OR REPLACE INTO uploads VALUES (?, ?, ?)", [(account, sha, now_ms()) for sha in hashes])
+def _keep(store: Store, writer: BlobWriter, account: int, oid: str) -> None:
+    try:
+        with store.blobs.guard():
+            writer.keep(expect=oid)
+            grant(store, account, [oid])
+    except WrongContent as error:
+        raise HubError(400, f"Upload refused: {error}.") from None
 
 
 def verify(call: Call) -> Response:
@@ -154,14 +157,6 @@ def _object(item: object) -> tuple[str, int]:
         if isinstance(oid, str) and SHA256.fullmatch(oid) and type(size) is int and size >= 0:
             return oid, size
     raise HubError(400, 'An object is {"oid": sha256, "size": bytes}.')
-
-
-async def _drain(call: Call) -> None:
-    try:
-        async for _ in call.request.stream():
-            pass
-    except ClientDisconnect:
-        pass
 
 
 ROUTES = [

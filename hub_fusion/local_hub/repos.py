@@ -28,8 +28,8 @@ def create(call: Call) -> Response:
     sdk = request.get("sdk") if kind == "space" else None
     if kind == "space" and sdk not in ("gradio", "docker", "static", "streamlit"):
         raise HubError(400, "A Space needs an sdk: gradio, docker, static or streamlit.")
-    attributes_blob = call.store.blobs.put(attributes.DEFAULT)
-    with call.store.db.write() as con:
+    with call.store.blobs.guard(), call.store.db.write() as con:
+        attributes_blob = call.store.blobs.put(attributes.DEFAULT)
         owner = _namespace(con, call, request.get("organization") or user.name)
         full_name = f"{owner['name']}/{_name(request.get('name'))}"
         body = {"url": f"{call.base}/{URL_PREFIX[kind]}{full_name}", "name": full_name}

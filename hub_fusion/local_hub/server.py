@@ -92,6 +92,7 @@ def _server(root: Path) -> tuple["uvicorn.Server", "Store"]:
         access_log=False,
         lifespan="off",
         ws="none",
+        http="h11",  # whatever else is installed: `stream` sends files through it
         timeout_keep_alive=60,
         timeout_graceful_shutdown=5,
         server_header=False,

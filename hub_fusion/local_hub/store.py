@@ -1,4 +1,4 @@
-"""The folder a Hub lives in: `hub.sqlite3`, `blobs/`, `xorbs/`, and the questions every topic asks of them.
+"""The folder a Hub lives in: `hub.sqlite3`, `blobs/`, `parts/`, `xorbs/`, and the questions every topic asks of them.
 
 Repositories, revisions and trees are looked up here; what may be seen is decided in `users`.
 """
@@ -76,7 +76,10 @@ class Store:
         root.mkdir(parents=True, exist_ok=True)
         self.db = Database(root / "hub.sqlite3")
         self.blobs = BlobStore(root / "blobs", root / "tmp")
+        self.parts = root / "parts"
         self.xorbs = root / "xorbs"
+        for folder in (self.parts, self.xorbs):
+            folder.mkdir(exist_ok=True)
         with self.db.read() as con:
             meta = dict(con.execute("SELECT key, value FROM meta").fetchall())
         self.store_id: str = meta["store_id"][:12]
@@ -140,10 +143,10 @@ class Store:
                 self._trees.popitem(last=False)
         return tree
 
-    def count_download(self, repo: Repo) -> None:
+    def count_download(self, repo_id: int) -> None:
         """Note a download; it reaches the disk with the next `flush_downloads`."""
         with self._downloads_lock:
-            self._downloads[repo.id] += 1
+            self._downloads[repo_id] += 1
 
     def flush_downloads(self) -> None:
         """Write the noted downloads. A kill loses those not yet written: they are statistics, not content."""
@@ -158,15 +161,16 @@ class Store:
     def sign(self, purpose: str, *fields: object, valid_s: int) -> str:
         """`fields`, an expiry and a signature in one URL-safe word, valid for this store and purpose only."""
         words = [*map(str, fields), str(int(time.time()) + valid_s)]
-        return ".".join([*words, self._signature(purpose, words)])
+        return ".".join([*words, self.signature(purpose, words)])
 
     def verify(self, purpose: str, signed: str) -> list[str] | None:
         """The fields that `sign` was given, None if forged or expired."""
         *words, signature = signed.split(".")
-        if not words or not hmac.compare_digest(signature.encode(), self._signature(purpose, words).encode()):
+        if not words or not hmac.compare_digest(signature.encode(), self.signature(purpose, words).encode()):
             return None
         *fields, expiry = words
         return fields if int(expiry) > time.time() else None
 
-    def _signature(self, purpose: str, words: list[str]) -> str:
+    def signature(self, purpose: str, words: list[str]) -> str:
+        """What nobody but this store can make of these words."""
         return hmac.new(self._secret, ".".join([purpose, *words]).encode(), hashlib.sha256).hexdigest()

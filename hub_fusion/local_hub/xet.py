@@ -1,16 +1,16 @@
 """Uploads through Xet: the write side of the content store the client insists on when hf_xet is installed.
 
 The client cuts files into chunks, sends them in xorbs, then a shard that says which chunks make up which file. Each
-file is put together, checked against its sha256 and kept as a plain blob: downloads are ordinary HTTP.
+file is put together, checked against its sha256 and kept as a plain blob, which `xet_read` and plain HTTP serve.
 
 Xorbs are kept, because the client remembers what it has sent to a URL and later refers to it. That is why the URL
-holds the store's id and the account's: another store, or another user, never gets references it cannot follow, and
-nobody can name another's chunks. Not covered: the read side, chunk deduplication across users (404, which the client
-takes for "not known").
+holds the ids of the store, its epoch (see `collect`) and the account: another store, or another user, never gets
+references it cannot follow, and nobody can name another's chunks. Not covered: chunk deduplication across users (404,
+which the client takes for "not known").
 """
 
+import mmap
 import re
-import tempfile
 import time
 from collections.abc import Iterator
 from functools import lru_cache
@@ -18,16 +18,17 @@ from pathlib import Path
 
 from starlette.responses import Response
 
-from hub_fusion.local_hub.blobs import WrongContent, keep_file
+from hub_fusion.local_hub.blobs import WrongContent, keep_file, new_file
 from hub_fusion.local_hub.call import API_REPO, Call, Route, answer
 from hub_fusion.local_hub.errors import HubError
-from hub_fusion.local_hub.lfs import grant
+from hub_fusion.local_hub.intake import grant
 from hub_fusion.local_hub.pulls import uploadable_repo
 from hub_fusion.local_hub.xet_format import BadXet, FileInShard, chunk_index, decode_chunk, parse_shard
 
 MAX_XORB_BYTES = 80 * 2**20
 MAX_SHARD_BYTES = 80 * 2**20
 TOKEN_VALID_S = 3600
+XORBS_OPEN = 64
 HASH = re.compile(r"[0-9a-f]{64}")
 
 
@@ -37,9 +38,11 @@ def write_token(call: Call) -> Response:
         repo = uploadable_repo(con, call, call.params["rev"])
         if not call.flag("create_pr"):  # the client names no revision then, or "None"
             call.store.resolve(con, repo, call.params["rev"])
+        row = con.execute("SELECT value FROM meta WHERE key='xet_epoch'").fetchone()
     assert call.user is not None
-    url = f"{call.base}/cas/i-{call.store.store_id}-{call.user.hex}"
-    token = call.store.sign("xet", call.user.id, call.user.hex, valid_s=TOKEN_VALID_S)
+    place = f"e{row['value'] if row else 0}-{call.user.hex}"
+    url = f"{call.base}/cas/i-{call.store.store_id}-{place}"
+    token = call.store.sign("xet", call.user.id, place, valid_s=TOKEN_VALID_S)
     expires = int(time.time()) + TOKEN_VALID_S - 60
     headers = {"X-Xet-Cas-Url": url, "X-Xet-Access-Token": token, "X-Xet-Token-Expiration": str(expires)}
     return answer({"casUrl": url, "accessToken": token, "exp": expires}, headers=headers)
@@ -56,12 +59,13 @@ def put_xorb(call: Call) -> Response:
     if target.exists() and target.read_bytes() == call.body:
         return answer({"was_inserted": False})  # other bytes under this name were wrong: the newer ones replace them
     target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(dir=folder, delete=False) as file:
-        try:
-            file.write(call.body)
-            keep_file(file.file, Path(file.name), target)  # type: ignore[arg-type]
-        finally:
-            Path(file.name).unlink(missing_ok=True)
+    file, temporary = new_file(call.store.blobs.scratch)
+    try:
+        file.write(call.body)
+        keep_file(file, temporary, target)
+    finally:
+        file.close()
+        temporary.unlink(missing_ok=True)
     return answer({"was_inserted": True})
 
 
@@ -70,14 +74,13 @@ def put_shard(call: Call) -> Response:
     folder, account = _authorised(call)
     try:
         files = parse_shard(call.body)
-        load = lru_cache(maxsize=2)(lambda xorb: _load(folder, xorb))
-        hashes = []
-        for file in files:
-            sha256, _ = call.store.blobs.put_stream(_pieces(load, file), expect=file.sha256)
-            hashes.append(sha256)
+        load = lru_cache(maxsize=XORBS_OPEN)(lambda xorb: _load(folder, xorb))
+        with call.store.blobs.guard():
+            for file in files:
+                call.store.blobs.put_stream(_pieces(load, file), expect=file.sha256)
+            grant(call.store, account, [file.sha256 for file in files])
     except (BadXet, WrongContent) as error:
         raise HubError(400, f"Shard refused: {error}.") from None
-    grant(call.store, account, hashes)
     return answer({"result": 1})
 
 
@@ -95,9 +98,11 @@ def _pieces(load: object, file: FileInShard) -> Iterator[bytes]:
             yield decode_chunk(content, index[at])
 
 
-def _load(folder: Path, xorb: str) -> tuple[bytes, list[int]]:
+def _load(folder: Path, xorb: str) -> tuple[mmap.mmap, list[int]]:
+    """The xorb, mapped and not read: files that repeat themselves jump between a few chunks of many xorbs."""
     try:
-        content = _xorb_path(folder, xorb).read_bytes()
+        with _xorb_path(folder, xorb).open("rb") as file:
+            content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     except FileNotFoundError:
         raise BadXet(f"unknown xorb {xorb}") from None
     return content, chunk_index(content)
@@ -115,7 +120,8 @@ def _authorised(call: Call) -> tuple[Path, int]:
     fields = call.store.verify("xet", token)
     if fields is None or call.params["store"] != f"i-{call.store.store_id}-{fields[1]}":
         raise HubError(401, "This Xet token is not valid here, or not any more.")
-    folder = call.store.xorbs / fields[1]
+    epoch, _, account = fields[1].partition("-")
+    folder = call.store.xorbs / epoch / account
     folder.mkdir(parents=True, exist_ok=True)
     return folder, int(fields[0])
 

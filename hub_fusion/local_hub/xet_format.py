@@ -10,6 +10,7 @@ Hashes are printed as four little-endian 64-bit numbers.
 
 import struct
 from dataclasses import dataclass
+from mmap import mmap
 
 import lz4.frame
 
@@ -45,7 +46,7 @@ def hash_text(raw: bytes) -> str:
     return "".join(f"{number:016x}" for number in struct.unpack("<4Q", raw))
 
 
-def chunk_index(xorb: bytes) -> list[int]:
+def chunk_index(xorb: bytes | mmap) -> list[int]:
     """The offset of every chunk. What follows the chunks (an optional footer) is passed over."""
     offsets: list[int] = []
     at = 0
@@ -60,7 +61,7 @@ def chunk_index(xorb: bytes) -> list[int]:
     return offsets
 
 
-def decode_chunk(xorb: bytes, at: int) -> bytes:
+def decode_chunk(xorb: bytes | mmap, at: int) -> bytes:
     """The plain bytes of the chunk at this offset."""
     _, packed, scheme, plain = HEADER.unpack_from(xorb, at)
     start = at + HEADER.size
