@@ -216,14 +216,16 @@ class Hub:
             began = got
             try:
                 for piece in self._range(place, start + got, start + len(out)):
-                    piece = piece[: len(out) - got]
-                    out[got : got + len(piece)] = piece
-                    got += len(piece)
+                    used = min(len(piece), len(out) - got)
+                    out[got : got + used] = piece[:used]
+                    got += used
+                    if used < len(piece):
+                        break  # more than was asked for
             except Exception:
-                self._direct.pop(place, None)  # it may have expired
-                if got == began:
+                expired = self._direct.pop(place, None)
+                if got == began and expired is None:
                     raise
-                return False  # it came further: not a failure
+                return False  # it came further, or is asked for anew
             return True
 
         while not self._read(fetch, repo, revision, path):
@@ -238,7 +240,7 @@ class Hub:
         repo, path, revision = place
         origin = hf_hub_url(repo, path, revision=revision, endpoint=self.endpoint)
         url = self._direct.get(place, origin)
-        ours = {} if url != origin else self.api._build_hf_headers()  # the token is for the Hub alone
+        ours = self.api._build_hf_headers() if url.startswith(f"{self.endpoint}/") else {}  # the token is the Hub's
         headers = ours | {"range": f"bytes={start}-{stop - 1}", "accept-encoding": "identity"}
         with get_session().stream("GET", url, headers=headers, follow_redirects=True, timeout=30) as answer:
             if answer.status_code != 206 and int(answer.headers.get("content-length", stop)) > stop:

@@ -86,9 +86,9 @@ def fuse(plan: FusePlan, compute: Compute, progress: Progress | None = None) -> 
     else:
         arithmetic = compute.arithmetic(opened.formula, plan)
     begun = journal.plan_id([opened.id, compute.device.split(":")[0], arithmetic.elements])  # blocks as those it left
-    if compute.is_main:
-        _begin(opened, begun)
-    compute.barrier()
+    full = _begin(opened, begun) if compute.is_main else None
+    if full := compute.gather(full)[0]:  # told to all, who would wait for the others
+        raise WeightsError(full)
     share = {spec.name for spec in _shares(specs, compute.processes)[compute.rank]}
     works = works_of(opened, arithmetic.elements)
     hashes: dict[str, str] = {}
@@ -104,6 +104,7 @@ def fuse(plan: FusePlan, compute: Compute, progress: Progress | None = None) -> 
     if faults:
         if compute.is_main:
             remove_checkpoint(plan.out)
+            shutil.rmtree(plan.out / SPOOL, ignore_errors=True)
         raise WeightsError(faults[0])
     if compute.is_main:
         hashes = hashes or writer.hash_files(plan.out, opened.layout, compute.threads)
@@ -135,15 +136,20 @@ def _bound(opened: OpenPlan, compute: Compute) -> tuple[OpenPlan, tuple[str, ...
     return replace(opened, residual=None), (*opened.notes, note)
 
 
-def _begin(opened: OpenPlan, begun: str) -> None:
-    """Make the partial files, or find those of an earlier run of this very plan that was killed."""
+def _begin(opened: OpenPlan, begun: str) -> str | None:
+    """Make the partial files, or find those of an earlier run of this very plan that was killed; or why not."""
     out = opened.plan.out
     if journal.finished(out, begun) and writer.reopen(out, opened.layout | opened.kept):
-        return
+        return None
     remove_checkpoint(out)
+    out.mkdir(parents=True, exist_ok=True)
+    need = sum(s.size_bytes for specs in (opened.layout | opened.kept).values() for s in specs)
+    if need > (free := shutil.disk_usage(out).free):
+        return f"the result has {need:,} bytes, and the disk of {out} has {free:,} left: make room"
     writer.prepare(out, opened.base, opened.layout)
     residual.prepare(out, opened.kept)
     journal.begin(out, begun)
+    return None
 
 
 def _write_all(

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from hub_fusion.weights.compute import Compute
     from hub_fusion.weights.plan import FusePlan
 
+PIECE = 8 * 2**20  # bytes
 SPOOL = ".spool"  # in the output's folder, while it is being made
 
 
@@ -99,8 +100,10 @@ class HubFolder:
         """Configuration, tokenizer and processor files into a folder."""
         for path, info in self.files.items():
             if "/" not in path and path.endswith(SIDE_FILES) and not path.endswith(".index.json"):
-                body = self.hub.read_range(self.repo, path, self.sha, 0, info.size)
-                (out / path).write_bytes(body)
+                with (out / path).open("wb") as file:
+                    for start in range(0, info.size, PIECE):
+                        stop = min(start + PIECE, info.size)
+                        file.write(self.hub.read_range(self.repo, path, self.sha, start, stop))
 
 
 @dataclass(frozen=True)

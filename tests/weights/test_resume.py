@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from hub_fusion.errors import WeightsError
 from hub_fusion.weights import tensors
 from hub_fusion.weights.compute import Compute
 from hub_fusion.weights.deltas import Source
@@ -139,3 +141,15 @@ def test_kills_at_random_points_change_nothing(tmp_path: Path) -> None:
     print(f"\n{killed} of 10 killed while running ({seconds:.1f} s alone), {resumed} went on from a journal")
     assert killed >= 5
     assert resumed >= 1
+
+
+def test_a_result_larger_than_the_disk_is_refused_before_it_is_begun(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Half an hour into a large fuse is too late to say so; the free space is the one thing that is made up here."""
+    plan = world(tmp_path, 32, 2)
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=1000))
+    with pytest.raises(WeightsError, match=r"the result has 65,536 bytes, .* has 1,000 left"):
+        fuse(plan, Compute())
+    assert not list(plan.out.iterdir())
