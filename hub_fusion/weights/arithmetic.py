@@ -26,6 +26,7 @@ from hub_fusion.weights.strips import fuse_strips
 from hub_fusion.weights.tensors import COMPILED_ELEMENTS, TORCH_ELEMENTS, TensorWork
 from hub_fusion.weights.twins import Around, Strips, find_strips, find_twin
 
+Fused = tuple[TensorWork, int, Array]  # a tensor, the number of a block, and what is to be stored there
 PASS_ELEMENTS = 2**18  # of one contribution, where nothing is merged
 
 
@@ -38,9 +39,6 @@ def longer(blocks: list[tuple[int, int]], rows: int) -> Iterator[tuple[int, int]
             start = begin
     if blocks:
         yield start, blocks[-1][1]
-
-
-Fused = tuple[TensorWork, int, Array]  # a tensor, the number of a block, and what is to be stored there
 
 
 class Arithmetic(Reader):

@@ -50,6 +50,10 @@ class TorchArithmetic(Arithmetic):
         """At least two, so that reading and computing overlap."""
         return min(max(available, 2), MOST_THREADS)
 
+    def fuse(self, work: TensorWork, base: Checkpoint, start: int, stop: int) -> np.ndarray:
+        """As Arithmetic.fuse."""
+        return next(iter(self.fuse_all(base, [(work, work.blocks.index((start, stop)))])))[2]
+
     def fuse_all(self, base: Checkpoint, bundle: Sequence[tuple[TensorWork, int]]) -> Iterator[Fused]:
         """As Arithmetic.fuse_all, small tensors together; not in the order of the bundle."""
         groups: dict[Hashable, list[Piece]] = {}
@@ -57,7 +61,7 @@ class TorchArithmetic(Arithmetic):
             groups.setdefault(self._likeness(work) or (work, number), []).append(Piece(work, number))
         for pieces in groups.values():
             if not pieces[0].work.taking:
-                yield from super().fuse_all(base, [(piece.work, piece.number) for piece in pieces])
+                yield from ((p.work, p.number, self.copied(p.work, base, *p.range)) for p in pieces)
                 continue
             stored, finite = self.reader.carry_out(partial(self._fuse, pieces, base))
             at = 0

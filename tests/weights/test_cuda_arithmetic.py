@@ -29,7 +29,7 @@ from hub_fusion.weights.cuda import TorchArithmetic
 from hub_fusion.weights.cuts import find_cuts
 from hub_fusion.weights.deltas import Source
 from hub_fusion.weights.device import DeviceReader
-from hub_fusion.weights.fuse import FusePlan, fuse
+from hub_fusion.weights.fuse import FusePlan, describe, fuse
 from hub_fusion.weights.lanes import Room
 from hub_fusion.weights.pieces import Piece, keep_by_rank
 from hub_fusion.weights.reading import Reader
@@ -349,6 +349,21 @@ def test_noise_at_any_index_is_that_of_a_block() -> None:
     index = torch.arange(2**33 - 4, 2**33 + 5)
     keys = [torch.full((9,), key) for key in defined.noise_keys(1, "t", "c")]
     assert torch.equal(defined.noise_at(index, keys[0], keys[1]), block)
+
+
+def test_a_dry_run_tries_a_block_on_the_device(world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not on the CPU, whose time would tell nothing."""
+    tried: list[int] = []
+    fuse_one = TorchArithmetic._fuse
+
+    def counted(self: TorchArithmetic, pieces: Sequence[Piece], base: Any) -> Any:
+        tried.append(len(pieces))
+        return fuse_one(self, pieces, base)
+
+    monkeypatch.setattr(TorchArithmetic, "_fuse", counted)
+    found = describe(FusePlan(world / "base", tmp_path / "out", sources_of(world)), OnTorch())
+    assert found["seconds"] > 0
+    assert tried == [1, 1]
 
 
 def test_methods_with_a_compiled_twin_have_it_on_the_cpu_only() -> None:
