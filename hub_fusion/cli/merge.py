@@ -239,4 +239,31 @@ def explain(method: MergeMethod) -> list[str]:
     ]
 
 
-COMMANDS = [fuse, methods]
+def descends(
+    base: str = typer.Argument(..., help="A folder, or repository[@revision]."),
+    model: str = typer.Argument(..., help="A full checkpoint that is said to come from it."),
+    endpoint: str | None = Endpoint, json: bool = Json,
+) -> None:  # fmt: skip
+    """Tell whether a model was trained from a base, by matching hidden units; exit code 3 if it was not."""
+    from hub_fusion.errors import WeightsError
+    from hub_fusion.weights.deltas import open_checkpoint
+    from hub_fusion.weights.descent import descent
+    from hub_fusion.weights.local import checkpoint_place
+    from hub_fusion.weights.reading import Reader
+
+    hub = open_hub(endpoint)
+    ours, theirs = (open_checkpoint(checkpoint_place(place, hub)) for place in (base, model))
+    found = descent(ours, theirs, Reader())
+    if found is None:
+        raise WeightsError(f"{base} has no MLP block under a name that is known, so its descendants cannot be told")
+    if json:
+        print_json({"descends": found.descends, "fixed": round(found.fixed, 4), "gain": round(found.gain, 4)})
+    else:
+        word = "descends" if found.descends else "does not descend"
+        say(f"{model} {word} from {base}: {found.fixed:.1%} of the hidden units match their own, and matching them "
+            f"otherwise wins {found.gain:.1%}")  # fmt: skip
+    if not found.descends:
+        raise typer.Exit(3)
+
+
+COMMANDS = [fuse, methods, descends]

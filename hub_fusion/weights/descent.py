@@ -49,11 +49,11 @@ def find_blocks(specs: Mapping[str, TensorSpec]) -> list[Block]:
             if head != name and (not head or head.endswith(".")) and f"{head}{out}.weight" in specs:
                 found.setdefault(f"{head}{out}.weight", []).append(name)
     blocks = []
-    for out, into in found.items():
-        shape, last = specs[into[0]].shape, specs[out].shape
-        transposed = ".c_fc." in f".{into[0]}" and len(shape) == 2 and shape[1] > shape[0]
-        if len(shape) == len(last) == 2 and last == shape[::-1] and all(specs[n].shape == shape for n in into):
-            blocks.append(Block(tuple(into), out, transposed))
+    for last, first in found.items():
+        shape, back = specs[first[0]].shape, specs[last].shape
+        transposed = ".c_fc." in f".{first[0]}" and len(shape) == 2 and shape[1] > shape[0]
+        if len(shape) == len(back) == 2 and back == shape[::-1] and all(specs[n].shape == shape for n in first):
+            blocks.append(Block(tuple(first), last, transposed))
     return blocks
 
 

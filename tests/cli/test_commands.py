@@ -249,6 +249,25 @@ def test_methods_lists_and_explains(call: Call) -> None:
     assert "arxiv.org/abs/2212.01378" in explained and "weighted mean" in explained
 
 
+def test_descends_tells_a_finetune_from_a_stranger(call: Call, tmp_path: Path) -> None:
+    import torch
+    from safetensors.torch import save_file
+
+    random = torch.Generator().manual_seed(0)
+    shapes = {"layer.fc1.weight": (24, 6), "layer.fc2.weight": (6, 24)}
+    base = {name: torch.randn(shape, generator=random) for name, shape in shapes.items()}
+    noise = {name: torch.randn(shape, generator=random) for name, shape in shapes.items()}
+    for name, made in (("base", base), ("near", {n: t + 0.1 * noise[n] for n, t in base.items()}), ("far", noise),
+                       ("odd", {"conv.weight": torch.ones(2, 3)})):  # fmt: skip
+        (tmp_path / name).mkdir()
+        save_file(made, tmp_path / name / "model.safetensors")
+    assert call("descends", "base", "near", "--json").json["descends"] is True
+    far = call("descends", "base", "far")
+    assert far.code == 3 and "far does not descend from base" in far.err
+    unknown = call("descends", "odd", "odd")
+    assert unknown.code == 1 and "no MLP block" in unknown.err
+
+
 def test_card_and_lineage_speak_of_the_newest_generation(call: Call, ready: World) -> None:
     new = call("lineage", BASE, "--json", world=ready).json
     assert [e["status"] for e in new["entries"]] == ["root"], "a base is at gen-0 before the first fuse"

@@ -120,7 +120,7 @@ def test_kills_at_random_points_change_nothing(tmp_path: Path) -> None:
     """Ten fuses by SIGKILL at a random moment each, then run to their end: the sha256 of one that was not killed."""
     plan = world(tmp_path, 8192, 12)
     command = [sys.executable, "-m", "hub_fusion", "fuse", str(plan.base), *(str(s.folder) for s in plan.sources),
-               "--method", "ties", "--json", "--out"]  # fmt: skip
+               "--method", "median", "--json", "--out"]  # fmt: skip  # a slow one
     os.environ.setdefault("PYTHONPATH", str(PROJECT))
 
     def run(out: str) -> tuple[dict[str, object], float]:
@@ -134,7 +134,7 @@ def test_kills_at_random_points_change_nothing(tmp_path: Path) -> None:
     resumed, killed = 0, 0
     for number in range(10):
         out = f"killed{number}"
-        killed += kill([*command, str(tmp_path / out)], moments.uniform(0.2, seconds))
+        killed += kill([*command, str(tmp_path / out)], moments.uniform(seconds / 2, seconds))
         again, _ = run(out)
         assert again["files"] == whole["files"]
         resumed += bool(again["bytes_resumed"])
