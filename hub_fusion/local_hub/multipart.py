@@ -67,9 +67,11 @@ def complete(call: Call) -> Response:
         raise HubError(403, "This upload URL is not valid, or not any more.")
     account, oid, size, part_bytes, upload = fields
     parts = call.json().get("parts")
-    named = {part.get("partNumber"): part.get("etag") for part in parts or [] if isinstance(part, dict)}
+    if not isinstance(parts, list) or not all(isinstance(part, dict) for part in parts):
+        raise HubError(400, 'A completion is {"oid": …, "parts": [{"partNumber": …, "etag": …}, …]}.')
+    named = {str(part.get("partNumber")): part.get("etag") for part in parts}
     for number in range(1, -(-int(size) // int(part_bytes)) + 1):
-        if str(named.get(number)).strip('"') != _etag(call, upload, number):
+        if str(named.get(str(number))).strip('"') != _etag(call, upload, number):
             raise HubError(400, f"Part {number} has not arrived.")
     path = call.store.parts / upload
     with call.store.blobs.guard():

@@ -126,5 +126,5 @@ def test_kills_during_pushes_lose_nothing(killable, tmp_path) -> None:
 
 @pytest.mark.slow
 def test_two_hundred_kills_during_pushes_lose_nothing(killable, tmp_path) -> None:
-    """About six minutes; fsck is clean after each kill, and every acknowledged commit is there at the end."""
+    """About two minutes; fsck is clean after each kill, and every acknowledged commit is there at the end."""
     assert kill_and_check(killable, tmp_path, 200) >= 100
