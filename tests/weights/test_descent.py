@@ -10,7 +10,8 @@ import torch
 from hub_fusion.weights.checkpoint import Checkpoint
 from hub_fusion.weights.descent import Descent, descent, find_blocks
 from hub_fusion.weights.reading import Reader
-from tests.weights.tiny import save_folder
+
+from .tiny import save_folder
 
 LAYOUTS = {
     "llama": (("mlp.gate_proj", "mlp.up_proj"), "mlp.down_proj", False),
