@@ -213,7 +213,7 @@ class Hub:
             nonlocal got
             if got == len(out):
                 return True
-            began = got
+            began, direct = got, place in self._direct
             try:
                 for piece in self._range(place, start + got, start + len(out)):
                     used = min(len(piece), len(out) - got)
@@ -222,8 +222,8 @@ class Hub:
                     if used < len(piece):
                         break  # more than was asked for
             except Exception:
-                expired = self._direct.pop(place, None)
-                if got == began and expired is None:
+                self._direct.pop(place, None)
+                if got == began and not direct:
                     raise
                 return False  # it came further, or is asked for anew
             return True

@@ -28,7 +28,7 @@ def expected_seconds(opened: OpenPlan, compute: Compute) -> float | None:
     arithmetic = compute.arithmetic(opened.formula, opened.plan)
     works = [w for w in works_of(opened, arithmetic.elements) if w.taking and w.blocks]
     body = [w for w in works if kind_of(w.name) == "body"]
-    if not body or opened.formula.method.inputs & {"fisher"}:
+    if not body or opened.formula.method.inputs & {"fisher", "gram"}:
         return None
     sample = max(body, key=_elements)
     with compute.one_thread_each(torch_too=not arithmetic.twin):

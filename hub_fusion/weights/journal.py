@@ -83,7 +83,7 @@ class Journal:
             done, self._done = self._done, []
         if done:
             self.sync()
-            _write_synced(self.path, "".join(f"{tensor} {block}\n" for tensor, block in done), os.O_APPEND)
+            _write_synced(self.path, "\n" + "".join(f"{tensor} {block}\n" for tensor, block in done), os.O_APPEND)
 
     def _run(self) -> None:
         last = time.monotonic()

@@ -75,7 +75,14 @@ class OpenPlan:
         """What a killed fuse must have in common with the one that goes on: everything that decides the bytes."""
         plan = self.plan
         inputs = [
-            [d.source.key, d.source.relation, d.source.weight, d.source.scale, *map(identity, (d.files, d.origin))]
+            [
+                d.source.key,
+                d.source.relation,
+                d.source.weight,
+                d.source.scale,
+                repr(sorted(d.targets.items())),
+                *map(identity, filter(None, (d.files, d.origin, d.statistics))),
+            ]
             for d in self.deltas
         ]
         rest = [plan.method, dict(plan.options), plan.step, plan.heads, plan.dtype, plan.seed, identity(self.base)]
