@@ -9,7 +9,7 @@ import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, cached_property
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from hub_fusion.errors import MergeError
@@ -104,10 +104,15 @@ class BoundMethod:
         absent = dict.fromkeys(self.method.inputs & STATISTICS)
         return self.method.formula(deltas, weights, **absent | inputs, **self.options)
 
+    @cached_property
+    def settings(self) -> dict[str, Any]:
+        """All options, with their defaults where none were given."""
+        return self.method.options | self.options
+
     def ranks(self, size: int) -> tuple[int, int]:
         """Of `size` elements, the ranks [first, last) of magnitude to keep; rank 0 is the largest."""
         assert self.method.ranks is not None
-        first, last = self.method.ranks(size, self.method.options | self.options)
+        first, last = self.method.ranks(size, self.settings)
         return max(first, 0), min(max(last, first), size)
 
 

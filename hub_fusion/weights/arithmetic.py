@@ -20,11 +20,11 @@ from hub_fusion.weights import kernels
 from hub_fusion.weights.checkpoint import Checkpoint
 from hub_fusion.weights.codec import STORED, is_finite, narrow, widen
 from hub_fusion.weights.cuts import Cut, find_cuts
-from hub_fusion.weights.reading import Array, Origins, Reader
+from hub_fusion.weights.reading import Array, Origins, Reader, gram_of
 from hub_fusion.weights.schedule import BUNDLE_ELEMENTS
 from hub_fusion.weights.strips import fuse_strips
-from hub_fusion.weights.tensors import COMPILED_ELEMENTS, TORCH_ELEMENTS, TensorWork
-from hub_fusion.weights.twins import Around, Strips, find_strips, find_twin
+from hub_fusion.weights.tensors import TensorWork
+from hub_fusion.weights.twins import Around, Strips, block_elements, find_strips, find_twin
 
 Fused = tuple[TensorWork, int, Array]  # a tensor, the number of a block, and what is to be stored there
 PASS_ELEMENTS = 2**18  # of one contribution, where nothing is merged
@@ -50,8 +50,8 @@ class Arithmetic(Reader):
         self.twin = find_twin(formula)
         self.strips = find_strips(formula)
         self.norms: dict[str, float] = {}  # of the contributions' Fisher information
-        self.over_model = (formula.method.options | formula.options).get("within") == "model"
-        self.elements = COMPILED_ELEMENTS if self.twin else TORCH_ELEMENTS
+        self.over_model = formula.settings.get("within") == "model"
+        self.elements = block_elements(formula)
         self.bundle = BUNDLE_ELEMENTS
 
     def threads(self, available: int) -> int:
@@ -148,12 +148,10 @@ class Arithmetic(Reader):
                 ranks = self.formula.ranks(work.size)
                 work.cuts = [find_cuts(lambda d=d: [d], ranks, work.size) for d in deltas]  # type: ignore[misc]
             if "gram" in work.asked:
-                wide = deltas.astype(np.float64)
-                work.gram = wide @ wide.T
+                work.gram = gram_of(deltas)
         if self.twin is not None:
             out = self.buffer("merged", deltas.shape[1], np.float32)
-            options = self.formula.method.options | self.formula.options
-            self.twin(deltas, work.weights, Around(first, work.cuts, work.keys), options, out)
+            self.twin(deltas, work.weights, Around(first, work.cuts, work.keys), self.formula.settings, out)
             return out
         return self._by_torch(work, deltas, start, stop)
 
@@ -221,9 +219,7 @@ class Arithmetic(Reader):
 
     def inner_products(self, work: TensorWork, number: int) -> Array:
         """Those of one block."""
-        wide = self.deltas(work, *work.blocks[number]).astype(np.float64)
-        products: Array = wide @ wide.T
-        return products
+        return gram_of(self.deltas(work, *work.blocks[number]))
 
     def find_cuts(self, work: TensorWork, i: int) -> None:
         """The thresholds of one contribution."""

@@ -7,6 +7,7 @@ ever unpickled. Not covered: sub-byte dtypes, and reading from the Hub (see remo
 
 from __future__ import annotations
 
+import hashlib
 import json
 import mmap
 import re
@@ -125,6 +126,12 @@ def _spec(name: str, entry: Any, data_start: int, source: str) -> TensorSpec:
 def _are_sizes(value: Any, most: int) -> bool:
     """Whether a value is a list of at most `most` sizes or places in a file."""
     return isinstance(value, list) and len(value) <= most and all(type(n) is int and 0 <= n <= 2**48 for n in value)
+
+
+def file_sha256(path: Path) -> str:
+    """The hash of a file's bytes, as the Hub gives it."""
+    with path.open("rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
 def read_index(text: str, *, source: str) -> dict[str, str]:

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 
 from hub_fusion.errors import HubError, WeightsError
 from hub_fusion.weights import journal, residual, writer
-from hub_fusion.weights.arithmetic import Arithmetic
+from hub_fusion.weights.arithmetic import Arithmetic, Fused
 from hub_fusion.weights.checkpoint import Checkpoint, TensorSpec
 from hub_fusion.weights.places import SPOOL, at_hand
 from hub_fusion.weights.plan import FusePlan, OpenPlan, describe, open_plan, weights_sha256
@@ -30,7 +30,6 @@ from hub_fusion.weights.survey import survey
 from hub_fusion.weights.tensors import TensorWork, works_of
 
 if TYPE_CHECKING:
-    from hub_fusion.weights.arithmetic import Fused
     from hub_fusion.weights.compute import Compute
     from hub_fusion.weights.places import Place
 
@@ -86,9 +85,9 @@ def fuse(plan: FusePlan, compute: Compute, progress: Progress | None = None) -> 
     else:
         arithmetic = compute.arithmetic(opened.formula, plan)
     begun = journal.plan_id([opened.id, compute.device.split(":")[0], arithmetic.elements])  # blocks as those it left
-    full = _begin(opened, begun) if compute.is_main else None
-    if full := compute.gather(full)[0]:  # told to all, who would wait for the others
-        raise WeightsError(full)
+    refused = compute.gather(_begin(opened, begun) if compute.is_main else None)[0]  # told to all, who would wait
+    if refused:
+        raise WeightsError(refused)
     share = {spec.name for spec in _shares(specs, compute.processes)[compute.rank]}
     works = works_of(opened, arithmetic.elements)
     hashes: dict[str, str] = {}

@@ -120,11 +120,10 @@ def _look(
 
 def _inner_products(block: np.ndarray, device: str) -> np.ndarray:
     """Of all pairs of rows, in float64."""
-    import numpy as np
+    from hub_fusion.weights.reading import gram_of
 
     if device == "cpu":
-        wide = block.astype(np.float64)
-        return wide @ wide.T
+        return gram_of(block)
     import torch
 
     on_device = torch.from_numpy(block).to(device).double()

@@ -130,11 +130,11 @@ def describe(plan: FusePlan, compute: Compute | None = None) -> dict[str, Any]:
     With `compute`, whose threads count, one block is tried out to tell how long it will take.
     """
     from hub_fusion.weights.estimate import expected_seconds
-    from hub_fusion.weights.tensors import COMPILED_ELEMENTS, TORCH_ELEMENTS, works_of
-    from hub_fusion.weights.twins import find_twin
+    from hub_fusion.weights.tensors import works_of
+    from hub_fusion.weights.twins import block_elements
 
     opened = open_plan(plan)
-    works = works_of(opened, COMPILED_ELEMENTS if find_twin(opened.formula) else TORCH_ELEMENTS)
+    works = works_of(opened, block_elements(opened.formula))
     return {
         "method": plan.method,
         "step": plan.step,

@@ -99,3 +99,10 @@ class Reader:
         bad = [n for n in (target.reads if target else ()) if not np.isfinite(self.whole(source.files, n)).all()]
         what = f"tensor {bad[0]} holds NaN or infinity" if bad else "the change is larger than float32 can hold"
         return WeightsError(f"{source.files.folder}: {what} ({spec.name}{index}, {source.source.key})")
+
+
+def gram_of(deltas: Array) -> Array:
+    """Inner products of all pairs of rows, float64."""
+    wide = deltas.astype(np.float64)
+    products: Array = wide @ wide.T
+    return products

@@ -8,7 +8,6 @@ the round is over. Not covered: streaming tensors from the Hub straight into a f
 from __future__ import annotations
 
 import glob
-import hashlib
 import re
 import shutil
 from collections.abc import Iterable
@@ -16,7 +15,15 @@ from pathlib import Path
 
 from hub_fusion.errors import HeaderError, WeightsError
 from hub_fusion.hub import FileInfo, Hub
-from hub_fusion.weights.checkpoint import INDEX, SINGLE, TensorSpec, header_length, parse_header, read_index
+from hub_fusion.weights.checkpoint import (
+    INDEX,
+    SINGLE,
+    TensorSpec,
+    file_sha256,
+    header_length,
+    parse_header,
+    read_index,
+)
 
 ADAPTER = "adapter_model.safetensors"
 ADAPTER_CONFIG = "adapter_config.json"
@@ -131,7 +138,7 @@ class Spool:
             path = place / file.path
             if file in missing:
                 hub.download(repo, file.path, sha, place)
-            if file.sha256 and _sha256(path) != file.sha256:
+            if file.sha256 and file_sha256(path) != file.sha256:
                 path.unlink(missing_ok=True)
                 raise WeightsError(f"{repo}@{sha[:8]}/{file.path} does not have the sha256 that the Hub gives for it")
         return place
@@ -154,8 +161,3 @@ class Spool:
 
 def _place(repo: str, sha: str) -> str:
     return f"{repo.replace('/', '--')}--{sha}"
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as handle:
-        return hashlib.file_digest(handle, "sha256").hexdigest()

@@ -13,7 +13,6 @@ Finetuners see the rounded weights alone, so contributions are compared with tho
 
 from __future__ import annotations
 
-import hashlib
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,7 +21,7 @@ import numpy as np
 
 from hub_fusion.errors import HeaderError, WeightsError
 from hub_fusion.weights import kernels, writer
-from hub_fusion.weights.checkpoint import Checkpoint, TensorSpec
+from hub_fusion.weights.checkpoint import Checkpoint, TensorSpec, file_sha256
 from hub_fusion.weights.codec import is_finite, narrow, widen
 from hub_fusion.weights.kinds import is_parameter, kind_of
 from hub_fusion.weights.names import some
@@ -117,11 +116,7 @@ def binding(residual: Checkpoint) -> str:
 
 def file_hashes(checkpoint: Checkpoint) -> dict[str, str]:
     """File → sha256 of a checkpoint on this machine."""
-    hashes = {}
-    for file in checkpoint.files:
-        with (checkpoint.folder / file).open("rb") as handle:
-            hashes[file] = hashlib.file_digest(handle, "sha256").hexdigest()
-    return hashes
+    return {file: file_sha256(checkpoint.folder / file) for file in checkpoint.files}
 
 
 def fuse_keeping(

@@ -97,7 +97,7 @@ class TensorWork:
                 deltas.forget(self.name)
 
 
-def works_of(opened: OpenPlan, elements: int = COMPILED_ELEMENTS) -> list[TensorWork]:
+def works_of(opened: OpenPlan, elements: int) -> list[TensorWork]:
     """What is to be done for every tensor of the output, in the order of the files."""
     return [TensorWork(opened.plan, number, spec, opened.base, opened.deltas, opened.formula, elements)
             for number, spec in enumerate(opened.specs)]  # fmt: skip

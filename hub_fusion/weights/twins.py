@@ -16,6 +16,7 @@ import numpy as np
 from hub_fusion.merge import BoundMethod
 from hub_fusion.weights import kernels, strips
 from hub_fusion.weights.cuts import Cut
+from hub_fusion.weights.tensors import COMPILED_ELEMENTS, TORCH_ELEMENTS
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,7 @@ class Strips:
 
 def find_strips(formula: BoundMethod) -> Strips | None:
     """The parameters of the compiled way through whole blocks, for the methods that have one."""
-    options = formula.method.options | formula.options
+    options = formula.settings
     density, scale = options.get("density", 1.0), options.get("scale", 1.0)
     name = formula.method.name
     if find_twin(formula) is None or not density:
@@ -72,13 +73,18 @@ def _as_sum(weights: np.ndarray, scale: float) -> np.ndarray:
     return coefficients
 
 
+def block_elements(formula: BoundMethod) -> int:
+    """How many elements of all contributions together a block has on the CPU."""
+    return COMPILED_ELEMENTS if find_twin(formula) else TORCH_ELEMENTS
+
+
 def find_twin(formula: BoundMethod) -> Twin | None:
     """The twin of a method with these options, if there is one."""
     found = _TWINS.get(formula.method.name)
     if found is None:
         return None
     twin, only = found
-    options = formula.method.options | formula.options
+    options = formula.settings
     return twin if all(options.get(name, values[0]) in values for name, values in only.items()) else None
 
 

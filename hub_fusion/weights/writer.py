@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from hub_fusion.weights import journal
-from hub_fusion.weights.checkpoint import FLOATS, INDEX, ITEM_BYTES, SINGLE, Checkpoint, TensorSpec
+from hub_fusion.weights.checkpoint import FLOATS, INDEX, ITEM_BYTES, SINGLE, Checkpoint, TensorSpec, file_sha256
 
 HASH_BYTES = 2**20
 
@@ -195,13 +195,8 @@ class RunningHashes:
 
 def hash_files(out: Path, layout: dict[str, list[TensorSpec]], threads: int) -> dict[str, str]:
     """sha256 of the partial files, several at once."""
-
-    def digest(file: str) -> str:
-        with (out / f"{file}.partial").open("rb") as handle:
-            return hashlib.file_digest(handle, "sha256").hexdigest()
-
     with ThreadPoolExecutor(threads) as pool:
-        return dict(zip(layout, pool.map(digest, layout), strict=True))
+        return dict(zip(layout, pool.map(file_sha256, [out / f"{file}.partial" for file in layout]), strict=True))
 
 
 def finish(out: Path, layout: dict[str, list[TensorSpec]]) -> None:
