@@ -82,7 +82,9 @@ class Store:
             folder.mkdir(exist_ok=True)
         with self.db.read() as con:
             meta = dict(con.execute("SELECT key, value FROM meta").fetchall())
-        self.store_id: str = meta["store_id"][:12]
+        # a copy of the folder has another one: clients remember what they sent to a URL that holds it
+        here = f"{meta['store_id']}\n{root.resolve()}\n{self.xorbs.stat().st_ino}"
+        self.store_id = hashlib.sha256(here.encode()).hexdigest()[:12]
         self._secret = bytes.fromhex(meta["secret"])
         self._trees: OrderedDict[str, Tree] = OrderedDict()
         self._trees_lock = threading.Lock()
