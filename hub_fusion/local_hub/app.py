@@ -39,6 +39,7 @@ from hub_fusion.local_hub import (
     repos,
     side,
     validate,
+    webhooks,
     xet,
     xet_read,
 )
@@ -49,8 +50,8 @@ from hub_fusion.local_hub.stream import RAW_SEND
 from hub_fusion.local_hub.users import authenticate
 
 log = logging.getLogger(__name__)
-TOPICS = (side, validate, repos, access, listing, refs, browse, preupload, commits, discussions, lfs, multipart,
-          xet_read, xet, info, files)  # fmt: skip
+TOPICS = (side, validate, webhooks, repos, access, listing, refs, browse, preupload, commits, discussions, lfs,
+          multipart, xet_read, xet, info, files)  # fmt: skip
 SPOOL_IN_MEMORY = 4 * 2**20
 
 

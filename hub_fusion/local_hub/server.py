@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import uvicorn
 
+    from hub_fusion.local_hub.deliveries import Sender
     from hub_fusion.local_hub.store import Store
 
 START_TIMEOUT_S = 20.0
@@ -24,7 +25,7 @@ class LocalHub:
         self._socket = _listen(host, port)
         self.port: int = self._socket.getsockname()[1]
         self.url = f"http://{f'[{host}]' if ':' in host else host}:{self.port}"
-        self._server, self._store = _server(root)
+        self._server, self._store, self._sender = _server(root)
         self._thread = threading.Thread(
             target=self._server.run, kwargs={"sockets": [self._socket]}, name="local-hub", daemon=True
         )
@@ -37,6 +38,7 @@ class LocalHub:
             if not self._thread.is_alive() or time.monotonic() > deadline:
                 raise RuntimeError(f"The local Hub did not start on {self.url}; its log says why.")
             time.sleep(0.005)
+        self._sender.start()
         return self
 
     def stop(self) -> None:
@@ -48,6 +50,7 @@ class LocalHub:
                 self._server.force_exit = True
                 self._thread.join(STOP_TIMEOUT_S)
         self._socket.close()
+        self._sender.stop()
         self._store.close()
 
     def __enter__(self) -> "LocalHub":
@@ -65,24 +68,28 @@ def serve(root: Path, *, host: str = "127.0.0.1", port: int = 0) -> LocalHub:
 def run(root: Path, host: str = "127.0.0.1", port: int = 0) -> None:
     """Serve in the foreground until SIGINT or SIGTERM; prints the URL once it listens."""
     previous = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    listener, store = _listen(host, port), None
+    listener, store, sender = _listen(host, port), None, None
     try:
-        server, store = _server(Path(root))
+        server, store, sender = _server(Path(root))
+        sender.start()
         print(f"http://{host}:{listener.getsockname()[1]}", flush=True)
         server.run(sockets=[listener])
     except KeyboardInterrupt:  # uvicorn raises the signal again once it has stopped
         pass
     finally:
         listener.close()
+        if sender is not None:
+            sender.stop()
         if store is not None:
             store.close()
         signal.signal(signal.SIGTERM, previous)
 
 
-def _server(root: Path) -> tuple["uvicorn.Server", "Store"]:
+def _server(root: Path) -> tuple["uvicorn.Server", "Store", "Sender"]:
     import uvicorn
 
     from hub_fusion.local_hub.app import build_app
+    from hub_fusion.local_hub.deliveries import Sender
     from hub_fusion.local_hub.store import Store
 
     store = Store(root)
@@ -97,7 +104,7 @@ def _server(root: Path) -> tuple["uvicorn.Server", "Store"]:
         timeout_graceful_shutdown=5,
         server_header=False,
     )
-    return uvicorn.Server(config), store
+    return uvicorn.Server(config), store, Sender(store)
 
 
 def _listen(host: str, port: int) -> socket.socket:
