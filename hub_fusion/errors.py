@@ -8,6 +8,7 @@ HubFusionError
 │   └── HubConflict        somebody else was first (412 on a commit, 409 on a tag)
 ├── WeightsError           a checkpoint is malformed or does not fit the base
 │   └── HeaderError        a safetensors header breaks the format
+├── OutputError            the result cannot be written: a full or broken disk, or another fuse writes there
 ├── MergeError             a merge method was asked for something it cannot do
 └── RecordError            a published record (fusion/*.json) cannot be read
 
@@ -45,6 +46,10 @@ class WeightsError(HubFusionError):
 
 class HeaderError(WeightsError):
     """A safetensors header breaks the format."""
+
+
+class OutputError(HubFusionError):
+    """The folder of a result cannot be written, or somebody else is writing it; what is there stays."""
 
 
 class MergeError(HubFusionError):

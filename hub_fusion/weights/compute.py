@@ -2,7 +2,8 @@
 
 ``accelerate launch -m hub_fusion …`` starts several processes of the same program. The main one runs the program;
 the others `serve`: they wait for work that the main process hands out with `together` and do their share of it.
-Not covered: splitting one model over devices (fusing never needs it).
+Whatever one of them says to the others (`gather`) may be that it has failed, and then all end with its error, wherever
+they are. Not covered: splitting one model over devices (fusing never needs it).
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from hub_fusion.weights.plan import FusePlan
 
 T = TypeVar("T")
+FAULTS = (HubFusionError, OSError)  # told to the others; anything else is a mistake of ours, and ends the process
 
 
 class Compute:
@@ -35,6 +37,7 @@ class Compute:
         self.state: PartialState | None = None
         self.device, self.processes, self.rank = "cpu", 1, 0
         self.broken = False  # this process left its peers in the middle of their work
+        self._told: BaseException | None = None  # the fault that all processes know of
         if int(os.environ.get("WORLD_SIZE", "1")) > 1 or _may_have_gpu():
             self._ask_accelerate()
         here = int(os.environ.get("LOCAL_WORLD_SIZE", self.processes))
@@ -58,11 +61,6 @@ class Compute:
     def is_main(self) -> bool:
         """Whether this is the process that talks to people and to the Hub."""
         return self.rank == 0
-
-    def barrier(self) -> None:
-        """Wait until every process is here."""
-        if self.state:
-            self.state.wait_for_everyone()
 
     def arithmetic(self, formula: BoundMethod, plan: FusePlan) -> Arithmetic:
         """How a plan's blocks are computed on this process's device."""
@@ -91,23 +89,35 @@ class Compute:
                 torch.set_num_threads(before)
 
     def gather(self, value: T) -> list[T]:
-        """Everybody's value, in order of rank, in every process."""
-        if self.processes == 1:
-            return [value]
-        from accelerate.utils import gather_object
+        """Everybody's value, in order of rank, in every process. Raises another process's fault in all of them."""
+        return self._exchange(value, None)
 
-        return list(gather_object([value]))
+    @contextmanager
+    def alike(self) -> Iterator[None]:
+        """Ends in all processes at about the same time, or with the same error in all of them if one of them failed.
+
+        Inside, `gather` may be called, by all processes alike; that is where the others hear of a fault.
+        """
+        try:
+            yield
+        except FAULTS as error:
+            if error is self._told:
+                raise
+            self._exchange(None, error)
+        else:
+            self._exchange(None, None)
 
     def together(self, work: Callable[..., T], *arguments: Any, **here: Any) -> T:
         """Main process: run ``work(*arguments, compute)`` in all processes; gives this one's result.
 
         `work` and `arguments` are pickled between processes of this program, so `work` is a module-level function.
-        `here` are further arguments for this process alone (a progress bar).
+        `here` are further arguments for this process alone (a progress bar). A fault of any process is raised.
         """
         self._hand_out((work, arguments))
         try:
-            return work(*arguments, self, **here)
-        except HubFusionError:
+            with self.alike():
+                return work(*arguments, self, **here)
+        except FAULTS:
             raise  # in every process alike
         except BaseException:
             self.broken = True
@@ -116,11 +126,11 @@ class Compute:
     def serve(self) -> None:
         """Other processes: do what the main process hands out until it calls `close`.
 
-        A HubFusionError is raised from the same inputs in every process, and told by the main one.
+        Faults are the main process's to tell.
         """
         while (job := self._hand_out(None)) is not None:
             work, arguments = job
-            with suppress(HubFusionError):
+            with suppress(*FAULTS), self.alike():
                 work(*arguments, self)
         if self.state:
             self.state.destroy_process_group()
@@ -130,6 +140,19 @@ class Compute:
         if self.state and self.processes > 1 and not self.broken:
             self._hand_out(None)
             self.state.destroy_process_group()
+
+    def _exchange(self, value: T, fault: BaseException | None) -> list[T]:
+        """Tell the others a value or a fault and hear theirs; raises the first fault, the same one everywhere."""
+        if self.processes == 1:
+            told = [(value, fault)]
+        else:
+            from accelerate.utils import gather_object
+
+            told = gather_object([(value, fault)])
+        self._told = next((fault for _, fault in told if fault), None)
+        if self._told:
+            raise self._told
+        return [value for value, _ in told]
 
     def _hand_out(self, job: Any) -> Any:
         if self.processes == 1:

@@ -13,21 +13,21 @@ from __future__ import annotations
 import re
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hub_fusion.errors import HubError, WeightsError
+from hub_fusion.errors import HubFusionError, HubUnreachable, OutputError, WeightsError
 from hub_fusion.weights import journal, residual, writer
-from hub_fusion.weights.arithmetic import Arithmetic, Fused
-from hub_fusion.weights.checkpoint import Checkpoint, TensorSpec
+from hub_fusion.weights.arithmetic import Arithmetic
+from hub_fusion.weights.checkpoint import Checkpoint
 from hub_fusion.weights.places import SPOOL, at_hand
 from hub_fusion.weights.plan import FusePlan, OpenPlan, describe, open_plan, weights_sha256
-from hub_fusion.weights.schedule import Bundle, run
-from hub_fusion.weights.stream import read_ahead
+from hub_fusion.weights.share import Progress, shares, write_all
 from hub_fusion.weights.survey import survey
-from hub_fusion.weights.tensors import TensorWork, works_of
+from hub_fusion.weights.tensors import works_of
 
 if TYPE_CHECKING:
     from hub_fusion.weights.compute import Compute
@@ -37,7 +37,6 @@ __all__ = ["FusePlan", "FuseReport", "copy_side_files", "describe", "folder_sha2
 
 STALE = (".bin", ".h5", ".msgpack", ".pt", ".pth", ".ckpt", ".onnx", ".gguf", ".safetensors", ".safetensors.index.json",
          ".bin.index.json")  # fmt: skip
-Progress = Callable[[int, int], None]  # bytes written so far by this process, and of its share
 
 
 @dataclass(frozen=True)
@@ -71,52 +70,63 @@ def fuse(plan: FusePlan, compute: Compute, progress: Progress | None = None) -> 
     """Carry out a plan in all processes (see Compute.together); the output folder loads with from_pretrained.
 
     Raises WeightsError, listing all offenders, before a single weight is read, and where an input or a result turns
-    out not to be finite; MergeError for a bad method or option.
+    out not to be finite; MergeError for a bad method or option. OutputError (a full disk, say) and HubUnreachable leave
+    what is done, and the same call goes on from there.
     """
     began = time.monotonic()
     opened = open_plan(plan)  # what is impossible ends here, before anything is downloaded
-    here = at_hand(plan, compute)
-    if here is not plan:
-        plan, opened = here, open_plan(here)
-    opened, notes = _bound(opened, compute)
-    specs = opened.specs
+    with journal.alone(plan.out) if compute.is_main else nullcontext(), compute.alike(), _writing(plan.out):
+        here = at_hand(plan, compute)
+        if here is not plan:
+            plan, opened = here, open_plan(here)
+        opened, notes = _bound(opened, compute)
+        report = _fuse(opened, compute, progress)
+    return replace(report, seconds=time.monotonic() - began, notes=notes)
+
+
+def _fuse(opened: OpenPlan, compute: Compute, progress: Progress | None) -> FuseReport:
+    plan, specs = opened.plan, opened.specs
     if opened.kept or opened.residual:  # summed before it is rounded, which only the CPU does
         arithmetic = Arithmetic(opened.formula, plan.step, plan.seed)
     else:
         arithmetic = compute.arithmetic(opened.formula, plan)
     begun = journal.plan_id([opened.id, compute.device.split(":")[0], arithmetic.elements])  # blocks as those it left
-    refused = compute.gather(_begin(opened, begun) if compute.is_main else None)[0]  # told to all, who would wait
-    if refused:
-        raise WeightsError(refused)
-    share = {spec.name for spec in _shares(specs, compute.processes)[compute.rank]}
+    if compute.is_main:
+        _begin(opened, begun)
+    compute.gather(None)
+    share = {spec.name for spec in shares(specs, compute.processes)[compute.rank]}
     works = works_of(opened, arithmetic.elements)
-    hashes: dict[str, str] = {}
-    resumed, fault = 0, None
     try:
-        with compute.one_thread_each(torch_too=not arithmetic.twin):
+        with compute.alike(), _writing(plan.out), compute.one_thread_each(torch_too=not arithmetic.twin):
             survey(arithmetic, works, compute)
             mine = [work for work in works if work.name in share]
-            resumed, hashes = _write_all(opened, begun, mine, arithmetic, compute, progress)
-    except (WeightsError, HubError) as error:
-        fault = str(error)
-    faults = [told for told in compute.gather(fault) if told]
-    if faults:
-        if compute.is_main:
+            resumed, hashes = write_all(opened, begun, mine, arithmetic, compute, progress)
+    except HubFusionError as error:
+        if compute.is_main and not isinstance(error, (OutputError, HubUnreachable)):
             remove_checkpoint(plan.out)
             shutil.rmtree(plan.out / SPOOL, ignore_errors=True)
-        raise WeightsError(faults[0])
+        raise
     if compute.is_main:
         hashes = hashes or writer.hash_files(plan.out, opened.layout, compute.threads)
         residual.bind(plan.out, opened.kept, weights_sha256(hashes))
-        writer.finish(plan.out, opened.layout)
         copy_side_files(plan.base, plan.out)
+        writer.finish(plan.out, opened.layout)
         journal.remove(plan.out)
         shutil.rmtree(plan.out / SPOOL, ignore_errors=True)
-    compute.barrier()
     read = {id(c): c.bytes_read for d in opened.deltas for c in (d.files, d.origin, opened.base)}
-    return FuseReport(hashes, len(specs), sum(s.size_bytes for s in specs), compute.processes, compute.device,
-                      time.monotonic() - began, opened.dropped, sum(read.values()), resumed, notes,
-                      tuple(opened.kept))  # fmt: skip
+    return FuseReport(hashes, len(specs), sum(s.size_bytes for s in specs), compute.processes, compute.device, 0.0,
+                      opened.dropped, sum(read.values()), resumed, (), tuple(opened.kept))  # fmt: skip
+
+
+@contextmanager
+def _writing(out: Path) -> Iterator[None]:
+    """Tells what the system refuses as an error of the output, from which the same fuse can go on."""
+    try:
+        yield
+    except OSError as error:
+        raise OutputError(
+            f"the result cannot be written to {out} ({error}): make room or mend the disk; the same command goes on"
+        ) from error
 
 
 def _bound(opened: OpenPlan, compute: Compute) -> tuple[OpenPlan, tuple[str, ...]]:
@@ -135,101 +145,25 @@ def _bound(opened: OpenPlan, compute: Compute) -> tuple[OpenPlan, tuple[str, ...
     return replace(opened, residual=None), (*opened.notes, note)
 
 
-def _begin(opened: OpenPlan, begun: str) -> str | None:
-    """Make the partial files, or find those of an earlier run of this very plan that was killed; or why not."""
+def _begin(opened: OpenPlan, begun: str) -> None:
+    """Make the partial files, or find those of an earlier run of this very plan that was killed."""
     out = opened.plan.out
-    if journal.finished(out, begun) and writer.reopen(out, opened.layout | opened.kept):
-        return None
+    if journal.finished(out, begun) and _reopen(opened):
+        return
     remove_checkpoint(out)
     out.mkdir(parents=True, exist_ok=True)
     need = sum(s.size_bytes for specs in (opened.layout | opened.kept).values() for s in specs)
     if need > (free := shutil.disk_usage(out).free):
-        return f"the result has {need:,} bytes, and the disk of {out} has {free:,} left: make room"
+        raise WeightsError(f"the result has {need:,} bytes, and the disk of {out} has {free:,} left: make room")
     writer.prepare(out, opened.base, opened.layout)
     residual.prepare(out, opened.kept)
     journal.begin(out, begun)
-    return None
 
 
-def _write_all(
-    opened: OpenPlan, begun: str, works: list[TensorWork], arithmetic: Arithmetic, compute: Compute,
-    progress: Progress | None,
-) -> tuple[int, dict[str, str]]:  # fmt: skip
-    """Write every block of this process's share; gives the bytes that were there, and file → sha256 if it was alone."""
-    out, done = opened.plan.out, journal.finished(opened.plan.out, begun)
-    output = writer.Output(out, opened.layout | opened.kept)
-    keeping = {spec.name: spec for specs in opened.kept.values() for spec in specs}
-    hashing = writer.RunningHashes(out, opened.layout) if compute.processes == 1 else None
-    total, written, resumed = sum(work.out.size_bytes for work in works), 0, 0
-
-    def place(work: TensorWork, number: int) -> tuple[int, int]:
-        start, stop = work.range(*work.blocks[number])
-        return start * work.item_bytes, stop * work.item_bytes
-
-    def finished(work: TensorWork, number: int) -> None:
-        nonlocal written
-        start, stop = place(work, number)
-        if hashing:
-            hashing.done(work.out, start, stop)
-        written += stop - start
-        if progress:
-            progress(written, total)
-
-    left = []
-    for work in works:
-        there = done.get(work.number, set())
-        for number in sorted(there):
-            start, stop = place(work, number)
-            resumed += stop - start
-            finished(work, number)
-        work.todo = [number for number in range(len(work.blocks)) if number not in there]
-        if work.todo:
-            left.append(work)
-    try:
-        with journal.Journal(out, compute.rank, output.sync) as log:
-
-            def fused(bundle: Bundle) -> Iterator[Fused]:
-                if not opened.kept and not opened.residual:
-                    yield from arithmetic.fuse_all(opened.base, bundle)
-                    return
-                for work, number in bundle:
-                    rows = work.blocks[number]
-                    if work.name in keeping or (opened.residual and work.name in opened.residual):
-                        data, lost = residual.fuse_keeping(arithmetic, work, opened.base, opened.residual, *rows)
-                        if work.name in keeping:
-                            output.write(keeping[work.name], lost, place(work, number)[0])  # both have 16 bits
-                        yield work, number, data
-                    else:
-                        yield work, number, arithmetic.fuse(work, opened.base, *rows)
-
-            def blocks(bundle: Bundle) -> None:
-                for work, number, data in fused(bundle):
-                    output.write(work.out, data, place(work, number)[0])
-                    log.done(work.number, number)
-                    finished(work, number)
-                    work.block_done()
-
-            threads = arithmetic.threads(compute.threads)
-            with read_ahead(left, opened.base, opened.residual):
-                run(left, threads, arithmetic.preparations, blocks, arithmetic.bundle)
-        return resumed, hashing.finish() if hashing else {}
-    except BaseException:
-        if hashing:
-            hashing.stop()
-        raise
-    finally:
-        output.close()
-
-
-def _shares(specs: list[TensorSpec], processes: int) -> list[list[TensorSpec]]:
-    """Tensors split over processes: the largest first, each to whoever has the fewest bytes so far."""
-    shares: list[list[TensorSpec]] = [[] for _ in range(processes)]
-    load = [0] * processes
-    for spec in sorted(specs, key=lambda s: (-s.size_bytes, s.name)):
-        lightest = load.index(min(load))
-        shares[lightest].append(spec)
-        load[lightest] += spec.size_bytes + 4096  # a tensor costs something however small it is
-    return shares
+def _reopen(opened: OpenPlan) -> bool:
+    """Whether all partial files are there; their headers are written anew, as the journal speaks of tensors alone."""
+    out = opened.plan.out
+    return writer.reopen(out, opened.layout, opened.base.metadata) and residual.reopen(out, opened.kept)
 
 
 def remove_checkpoint(folder: Path) -> None:

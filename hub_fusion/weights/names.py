@@ -38,6 +38,9 @@ class MismatchError(WeightsError):
         super().__init__(message)
         self.code = code
 
+    def __reduce__(self) -> tuple[type[MismatchError], tuple[str, str]]:
+        return MismatchError, (self.code, str(self))  # it travels between processes
+
 
 @dataclass(frozen=True)
 class NameMap:

@@ -9,7 +9,6 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hub_fusion.errors import HubError, WeightsError
 from hub_fusion.merge import find_method
 from hub_fusion.weights.checkpoint import SINGLE, Checkpoint
 from hub_fusion.weights.remote import (
@@ -158,15 +157,10 @@ def at_hand(plan: FusePlan, compute: Compute) -> FusePlan:
     remote = sorted((p for p in places if isinstance(p, HubFolder)), key=str)
     if not remote or find_method(plan.method).bind(plan.options).method.one_pass:
         return plan
-    spool, fault, here = plan.out / SPOOL, None, dict[Place, Path]()
-    try:
-        if compute.is_main:
-            here = {p: p.spooled(spool, residual=p == plan.base) for p in remote}
-    except (WeightsError, HubError) as error:
-        fault = str(error)
-    fault, here = compute.gather((fault, here))[0]
-    if fault:
-        raise WeightsError(fault)
+    spool, here = plan.out / SPOOL, dict[Place, Path]()
+    if compute.is_main:
+        here = {p: p.spooled(spool, residual=p == plan.base) for p in remote}
+    here = compute.gather(here)[0]
     sources = [
         replace(s, folder=here.get(s.folder, s.folder), origin=here.get(s.origin, s.origin)) for s in plan.sources
     ]

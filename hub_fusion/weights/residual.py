@@ -60,6 +60,11 @@ def prepare(out: Path, layout: Layout) -> None:
         writer.allocate(out, file, specs, {BINDING: UNBOUND})
 
 
+def reopen(out: Path, layout: Layout) -> bool:
+    """As writer.reopen; not bound yet."""
+    return writer.reopen(out, layout, {file: {BINDING: UNBOUND} for file in layout})
+
+
 def bind(out: Path, layout: Layout, weights_sha256: str) -> None:
     """Say which weights the residual belongs to, and give its files their names."""
     for file, specs in layout.items():

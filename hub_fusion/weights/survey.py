@@ -39,18 +39,9 @@ def survey(arithmetic: Arithmetic, works: Sequence[TensorWork], compute: Compute
 def _of_all(look: Callable[[Deltas], T], contributions: Sequence[Deltas], compute: Compute, threads: int) -> list[T]:
     """``look(contribution)`` of each, whoever does it."""
     mine = range(compute.rank, len(contributions), compute.processes)
-    fault: str | None = None
-    found: list[tuple[int, T]] = []
-    try:
-        with ThreadPoolExecutor(threads) as pool:
-            found = list(zip(mine, pool.map(look, [contributions[i] for i in mine]), strict=True))
-    except WeightsError as error:
-        fault = str(error)
-    shares = compute.gather((fault, found))
-    faults = [fault for fault, _ in shares if fault]
-    if faults:
-        raise WeightsError(faults[0])
-    everything = dict(pair for _, pairs in shares for pair in pairs)
+    with ThreadPoolExecutor(threads) as pool:
+        found = list(zip(mine, pool.map(look, [contributions[i] for i in mine]), strict=True))
+    everything = dict(pair for pairs in compute.gather(found) for pair in pairs)
     return [everything[i] for i in range(len(contributions))]
 
 

@@ -11,7 +11,7 @@ import heapq
 import json
 import os
 import threading
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from math import prod
@@ -81,8 +81,11 @@ def write_header(out: Path, file: str, specs: list[TensorSpec], metadata: dict[s
         handle.write(_header(specs, metadata, specs[0].start))
 
 
-def reopen(out: Path, layout: dict[str, list[TensorSpec]]) -> bool:
-    """Make ready to go on with files that a killed run has left; False if they are not all there in their size."""
+def reopen(out: Path, layout: dict[str, list[TensorSpec]], metadata: Mapping[str, dict[str, str]]) -> bool:
+    """Make ready to go on with files that a killed run has left; False if they are not all there in their size.
+
+    Their headers are written anew: a machine that went down may have lost those of files without a finished block.
+    """
     for file, specs in layout.items():
         partial, done = out / f"{file}.partial", out / file
         if not partial.exists() and done.exists():
@@ -90,6 +93,7 @@ def reopen(out: Path, layout: dict[str, list[TensorSpec]]) -> bool:
         end = max(s.start + s.size_bytes for s in specs)
         if not partial.exists() or partial.stat().st_size != end:
             return False
+        write_header(out, file, specs, metadata[file])
     return True
 
 

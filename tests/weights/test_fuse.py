@@ -25,6 +25,7 @@ from hub_fusion.weights.compute import Compute
 from hub_fusion.weights.deltas import Source, row_blocks
 from hub_fusion.weights.fuse import FusePlan, FuseReport, describe, folder_sha256, fuse
 from hub_fusion.weights.local import fuse_models
+from hub_fusion.weights.share import shares
 
 from .tiny import BERT, model, save_folder, saved, started_from, trained
 
@@ -149,8 +150,8 @@ def test_neither_order_nor_processes_nor_their_number_change_a_byte(tmp_path: Pa
     assert other.files == one.files
     specs = list(Checkpoint.open(base).values())
     for processes in (1, 2, 3, 20):
-        shares = engine._shares(specs, processes)
-        assert sorted(s.name for share in shares for s in share) == sorted(s.name for s in specs)
+        dealt = shares(specs, processes)
+        assert sorted(s.name for share in dealt for s in share) == sorted(s.name for s in specs)
 
 
 def test_blocks_of_rows_cover_every_row_once() -> None:

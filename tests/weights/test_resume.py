@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import resource
 import shutil
 import signal
 import subprocess
@@ -16,7 +17,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from hub_fusion.errors import WeightsError
+from hub_fusion.errors import OutputError, WeightsError
 from hub_fusion.weights import tensors
 from hub_fusion.weights.compute import Compute
 from hub_fusion.weights.deltas import Source
@@ -25,6 +26,7 @@ from hub_fusion.weights.fuse import FusePlan, fuse
 from .tiny import save_folder
 
 PROJECT = Path(__file__).parents[2]
+SHARD = "model-00001-of-00002.safetensors.partial"
 
 
 def world(folder: Path, rows: int, layers: int, n: int = 3) -> FusePlan:
@@ -153,3 +155,102 @@ def test_a_result_larger_than_the_disk_is_refused_before_it_is_begun(
     with pytest.raises(WeightsError, match=r"the result has 65,536 bytes, .* has 1,000 left"):
         fuse(plan, Compute())
     assert not list(plan.out.iterdir())
+
+
+def test_headers_that_a_power_cut_lost_are_written_again(tmp_path: Path, small_blocks: None) -> None:
+    """The journal vouches for blocks alone; a file without any may hold zeros where its header was."""
+    plan = replace(world(tmp_path, 32, 4), residual=True)
+    whole = fuse(replace(plan, out=tmp_path / "whole"), Compute())
+    interrupt(plan, 100_000)
+    for partial in (*plan.out.glob("*.partial"), *plan.out.glob("fusion/*.partial")):
+        with partial.open("r+b") as file:
+            file.write(bytes(64))
+    report = fuse(plan, Compute())
+    assert report.bytes_resumed > 0
+    assert report.files == whole.files
+    for lost in report.residual:
+        assert (plan.out / lost).read_bytes() == (tmp_path / "whole" / lost).read_bytes()
+
+
+def test_a_disk_that_fails_while_the_journal_is_written_ends_the_fuse(tmp_path: Path, small_blocks: None) -> None:
+    """Also if it works again a moment later: what was being synced may be lost. What is left is gone on from."""
+    plan = world(tmp_path, 32, 6)
+    whole = fuse(replace(plan, out=tmp_path / "whole"), Compute())
+    interrupt(plan, whole.bytes_written // 3)
+    log, later = plan.out / "fusing-0.log", plan.out / "later"
+    listed = log.read_bytes()
+    calls = 0
+
+    def progress(done: int, total: int) -> None:
+        nonlocal calls
+        calls += 1
+        if done > total // 2 and not later.exists():
+            log.rename(later)
+            log.symlink_to("/dev/full")
+            time.sleep(1.0)  # the journal's thread looks every half second
+            log.unlink()
+            later.rename(log)
+            later.touch()
+
+    with pytest.raises(OutputError, match=r"cannot be written to .* \(.*No space left on device.*goes on"):
+        fuse(plan, Compute(), progress)
+    assert log.read_bytes().startswith(listed)
+    later.unlink()
+    report = fuse(plan, Compute())
+    assert report.files == whole.files
+    assert report.bytes_resumed >= whole.bytes_written // 3
+    assert {p.name for p in plan.out.iterdir()} == {p.name for p in (tmp_path / "whole").iterdir()}
+
+
+def test_a_full_disk_leaves_what_is_done_and_says_so(tmp_path: Path, small_blocks: None) -> None:
+    """The limit on a file's size stands in for the disk's: the system refuses to write beyond it."""
+    plan = world(tmp_path, 32, 6)
+    whole = fuse(replace(plan, out=tmp_path / "whole"), Compute())
+    interrupt(plan, 1)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (plan.out.joinpath(SHARD).stat().st_size // 2, hard))
+    try:
+        with pytest.raises(OutputError, match="File too large"):
+            fuse(plan, Compute())
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    report = fuse(plan, Compute())
+    assert report.files == whole.files
+    assert report.bytes_resumed > 0
+
+
+def test_a_second_fuse_into_the_same_folder_is_refused(tmp_path: Path, small_blocks: None) -> None:
+    """They would overwrite each other; the first is not disturbed, and a killed one locks nobody out."""
+    plan = world(tmp_path, 32, 4)
+    whole = fuse(replace(plan, out=tmp_path / "whole"), Compute())
+    other = replace(plan, method="mean")
+    refusals: list[str] = []
+
+    def progress(done: int, total: int) -> None:
+        if not refusals:
+            with pytest.raises(OutputError) as refused:
+                fuse(other, Compute())
+            refusals.append(str(refused.value))
+
+    assert fuse(plan, Compute(), progress).files == whole.files
+    assert refusals == [f"another fuse is writing to {plan.out}: wait for it, or choose another output folder"]
+    (plan.out / "fusing.lock").touch()  # what a killed one leaves
+    assert fuse(other, Compute()).files != whole.files
+    assert not (plan.out / "fusing.lock").exists()
+
+
+def test_the_lock_of_a_killed_process_does_not_block(tmp_path: Path) -> None:
+    """A process that held it and was killed with SIGKILL."""
+    plan = world(tmp_path, 32, 2)
+    program = ("import sys, time; from pathlib import Path; from hub_fusion.weights.journal import alone\n"
+               "with alone(Path(sys.argv[1])): print('locked', flush=True); time.sleep(60)")  # fmt: skip
+    holder = subprocess.Popen([sys.executable, "-c", program, str(plan.out)], stdout=subprocess.PIPE, cwd=PROJECT)
+    assert holder.stdout is not None
+    assert holder.stdout.readline() == b"locked\n"
+    with pytest.raises(OutputError, match="another fuse"):
+        fuse(plan, Compute())
+    holder.kill()
+    holder.wait()
+    holder.stdout.close()
+    assert (plan.out / "fusing.lock").exists()
+    assert fuse(plan, Compute()).bytes_written
