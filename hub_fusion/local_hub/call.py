@@ -16,7 +16,7 @@ from starlette.responses import Response
 
 from hub_fusion.local_hub.errors import HubError, gated, repo_not_found
 from hub_fusion.local_hub.store import KINDS, Repo, Store
-from hub_fusion.local_hub.users import User, check_can_write, may_read_files, may_see
+from hub_fusion.local_hub.users import User, access_status, check_can_write, may_read_files, may_see
 
 API_REPO = "/api/{kind:hub_kind}/{ns}/{name}"
 FILE_REPOS = ("/{ns}/{name}", "/{kind:hub_kind}/{ns}/{name}")
@@ -50,11 +50,13 @@ class Call:
         return f"{self.request.url.scheme}://{self.request.url.netloc}"
 
     def json(self) -> dict[str, Any]:
-        """The body as a JSON object; 400 if it is none."""
+        """The body as a JSON object; 400 if it is none, 422 if its texts are none."""
         try:
             parsed = json.loads(self.body or b"{}")
         except (ValueError, RecursionError):
             raise HubError(400, "The request body is not valid JSON.") from None
+        if b"\\u" in self.body and _halves(parsed):
+            raise HubError(422, "The request body has halves of characters, which are not valid text.")
         if not isinstance(parsed, dict):
             raise HubError(400, "The request body must be a JSON object.")
         return parsed
@@ -98,7 +100,9 @@ class Call:
         """The repository of the path, if the caller may read its files; GatedRepo."""
         repo = self.repo(con)
         if not may_read_files(con, self.user, repo):
-            raise gated(repo.full_name, authenticated=self.user is not None)
+            url = f"{self.base}/{repo.url_path}"
+            asked = None if self.user is None else access_status(con, self.user, repo)
+            raise gated(repo.kind, repo.full_name, url, authenticated=self.user is not None, asked=asked)
         return repo
 
     def _path_of(self, repo: Repo) -> str:
@@ -107,6 +111,15 @@ class Call:
         query: str = self.request.scope["query_string"].decode("latin-1")
         path = path.replace(f"/{raw['ns']}/{raw['name']}", f"/{repo.full_name}", 1)
         return path + (f"?{query}" if query else "")
+
+
+def _halves(value: object) -> bool:
+    """Whether a text in it has a lone surrogate, which neither the database nor a file name can hold."""
+    try:
+        json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        return True
+    return False
 
 
 class Moved(HubError):

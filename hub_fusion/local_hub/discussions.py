@@ -166,7 +166,7 @@ def _open(con: sqlite3.Connection, call: Call) -> Opened:
 def _own(con: sqlite3.Connection, call: Call) -> Opened:
     """The same, where the caller opened the thread or may write to the repository."""
     repo, thread, user = _open(con, call)
-    if thread.author != user.id and not manages(con, user, repo.owner):
+    if thread.author != user.id and not manages(con, user, repo.owner, repo.id):
         raise HubError(403, "Only its author and those who may write to the repository can change a discussion.")
     return repo, thread, user
 

@@ -43,10 +43,19 @@ def entry_not_found(path: str, revision: str, commit: str | None = None) -> HubE
     return HubError(404, f'{path} does not exist on "{revision}"', code="EntryNotFound", headers=headers)
 
 
-def gated(repo_id: str, *, authenticated: bool) -> HubError:
-    """The files of a gated repository were asked for by someone who was not let in."""
-    remedy = "ask its owner for access" if authenticated else "authenticate and ask its owner for access"
-    return HubError(403 if authenticated else 401, f"Access to {repo_id} is restricted: {remedy}.", code="GatedRepo")
+def gated(kind: str, repo_id: str, url: str, *, authenticated: bool, asked: str | None) -> HubError:
+    """The files of a gated repository were asked for by someone who was not let in, but may have `asked`."""
+    if not authenticated:
+        why = f"Access to {kind} {repo_id} is restricted: authenticate and ask for access at {url}."
+    elif asked == "pending":
+        why = f"Your request to access {kind} {repo_id} is awaiting a review by its owners."
+    elif asked == "rejected":
+        why = f"Your request to access {kind} {repo_id} has been rejected by its owners."
+    elif asked == "accepted":
+        why = f"Access to {kind} {repo_id} is restricted: this token may not read gated repositories."
+    else:
+        why = f"Access to {kind} {repo_id} is restricted and you are not in the authorized list: ask at {url}."
+    return HubError(403 if authenticated else 401, why, code="GatedRepo")
 
 
 def bad_credentials() -> HubError:

@@ -70,7 +70,7 @@ def check_can_push(con: sqlite3.Connection, user: User | None, repo: Repo, threa
 
 
 def _writes(con: sqlite3.Connection, user: User | None, repo: Repo) -> bool:
-    return user is not None and manages(con, user, repo.owner)
+    return user is not None and manages(con, user, repo.owner, repo.id)
 
 
 def open_pull(

@@ -9,12 +9,12 @@ from starlette.responses import PlainTextResponse, Response
 from hub_fusion.local_hub import attributes, events, history, lineage, trees
 from hub_fusion.local_hub.call import API_REPO, Call, Route, answer
 from hub_fusion.local_hub.db import new_hex_id, now_ms
-from hub_fusion.local_hub.errors import HubError, gated, repo_not_found, sign_in_first
+from hub_fusion.local_hub.errors import HubError, repo_not_found, sign_in_first
 from hub_fusion.local_hub.store import URL_PREFIX, Repo
-from hub_fusion.local_hub.users import check_can_write, may_read_files, may_see, may_write_to
+from hub_fusion.local_hub.users import check_can_write, may_see, may_write_to
 
 REPO_NAME = re.compile(r"[A-Za-z0-9_][\w.-]{0,95}", re.ASCII)
-VISIBILITIES = {"public": 0, "private": 1, "protected": 1}
+VISIBILITIES = {"public": 0, "private": 1, "protected": 2}  # of a protected Space the app is public: none runs here
 
 
 def create(call: Call) -> Response:
@@ -24,7 +24,7 @@ def create(call: Call) -> Response:
     user = call.user
     if user is None:
         raise sign_in_first()
-    private = _visibility(request)
+    private = _visibility(request, kind)
     sdk = request.get("sdk") if kind == "space" else None
     if kind == "space" and sdk not in ("gradio", "docker", "static", "streamlit"):
         raise HubError(400, "A Space needs an sdk: gradio, docker, static or streamlit.")
@@ -39,9 +39,9 @@ def create(call: Call) -> Response:
         con.execute("DELETE FROM renames WHERE kind=? AND key=?", (kind, full_name.lower()))
         now, hex_id = now_ms(), new_hex_id()
         repo_id = con.execute(
-            "INSERT INTO repos (hex, kind, full_name, key, owner, private, sdk, created, modified, head, tree)"
-            " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, '', '')",
-            (hex_id, kind, full_name, full_name.lower(), owner["id"], private, sdk, now, now),
+            "INSERT INTO repos (hex, kind, full_name, key, owner, private, sdk, created, modified, head, tree, creator)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, '', '', ?)",
+            (hex_id, kind, full_name, full_name.lower(), owner["id"], private, sdk, now, now, user.id),
         ).lastrowid
         assert repo_id is not None
         content = attributes.DEFAULT
@@ -104,7 +104,7 @@ def settings(call: Call) -> Response:
     request = call.json()
     changes: dict[str, Any] = {}
     if "visibility" in request or "private" in request:
-        changes["private"] = _visibility(request)
+        changes["private"] = _visibility(request, call.kind)
     if "gated" in request:
         if request["gated"] not in ("auto", "manual", False):
             raise HubError(400, '"gated" must be "auto", "manual" or false.')
@@ -113,6 +113,7 @@ def settings(call: Call) -> Response:
         if not isinstance(request["discussionsDisabled"], bool):
             raise HubError(400, '"discussionsDisabled" must be true or false.')
         changes["discussions"] = not request["discussionsDisabled"]
+    echoed = _notifications(request)
     with call.store.db.write() as con:
         repo = call.writable_repo(con)
         if "private" in changes:
@@ -122,17 +123,31 @@ def settings(call: Call) -> Response:
         if "discussions" in changes:
             con.execute("UPDATE repos SET discussions=? WHERE id=?", (changes["discussions"], repo.id))
         repo = call.repo(con)
-        now = {"private": bool(repo.private), "gated": repo.gated or False, "discussionsDisabled": not repo.discussions}
+        now = {
+            "private": bool(repo.private),
+            "visibility": next(name for name, number in VISIBILITIES.items() if number == repo.private),
+            "gated": repo.gated or False,
+            "discussionsDisabled": not repo.discussions,
+        }
         events.config_event(con, call, repo, now)
-    return answer(now)
+    return answer(now | echoed)
+
+
+def _notifications(request: dict[str, Any]) -> dict[str, Any]:
+    """Who is to be told of access requests, and how often: checked and given back, for no mail is sent from here."""
+    mode, email = request.get("gatedNotificationsMode"), request.get("gatedNotificationsEmail")
+    if mode not in (None, "bulk", "real-time"):
+        raise HubError(400, '"gatedNotificationsMode" must be "bulk" or "real-time".')
+    if email is not None and not (isinstance(email, str) and 2 < len(email) < 255 and "@" in email[1:-1]):
+        raise HubError(400, '"gatedNotificationsEmail" must be an e-mail address.')
+    given = {"gatedNotificationsMode": mode, "gatedNotificationsEmail": email}
+    return {key: value for key, value in given.items() if value is not None}
 
 
 def auth_check(call: Call) -> Response:
     """200 if the caller may read the files, or refused as a download would be."""
     with call.store.db.read() as con:
-        repo = call.repo(con)
-        if not may_read_files(con, call.user, repo):
-            raise gated(repo.full_name, authenticated=call.user is not None)
+        call.readable_repo(con)
     return answer({})
 
 
@@ -172,12 +187,14 @@ def _name(name: object) -> str:
     return name
 
 
-def _visibility(request: dict[str, Any]) -> int:
+def _visibility(request: dict[str, Any], kind: str) -> int:
     if isinstance(request.get("private"), bool):
         return int(request["private"])
     visibility = request.get("visibility") or "public"
     if visibility not in VISIBILITIES:
         raise HubError(400, f'"visibility" must be one of {", ".join(VISIBILITIES)}.')
+    if visibility == "protected" and kind != "space":
+        raise HubError(400, 'Only Spaces can be "protected".')
     return VISIBILITIES[visibility]
 
 

@@ -46,3 +46,14 @@ CREATE TABLE schedules (
     suspended INTEGER NOT NULL DEFAULT 0, concurrency INTEGER NOT NULL DEFAULT 0, created INTEGER NOT NULL,
     last_job TEXT)
 """
+
+# Who asked for access with which words, who made a repository, and what a job has to say: another step.
+PARTICULARS = """
+ALTER TABLE access ADD COLUMN hex TEXT;
+ALTER TABLE access ADD COLUMN reviewed INTEGER;
+ALTER TABLE access ADD COLUMN fields TEXT;
+ALTER TABLE access ADD COLUMN reason TEXT;
+UPDATE access SET hex=lower(hex(randomblob(12)));
+ALTER TABLE repos ADD COLUMN creator INTEGER;
+ALTER TABLE jobs ADD COLUMN message TEXT
+"""

@@ -48,6 +48,7 @@ class Repo:
     pipeline: str | None
     parameters: int | None
     discussions: int = 1
+    creator: int | None = None  # the account that made it; unknown for old ones
 
     @property
     def url_path(self) -> str:

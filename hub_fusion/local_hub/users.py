@@ -21,6 +21,7 @@ from hub_fusion.local_hub.scopes import Scopes
 from hub_fusion.local_hub.store import Repo
 
 Role = Literal["read", "write", "fineGrained"]
+OrgRole = Literal["read", "contributor", "write", "admin"]
 ACCOUNT_NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9]|-(?=[A-Za-z0-9])){0,41}|[A-Za-z0-9][\w-]{0,41}")
 
 
@@ -85,8 +86,13 @@ def add_user(
     return token
 
 
-def add_member(root: Path, org: str, user: str, *, role: Role = "write") -> None:
-    """Let `user` see the private repositories of `org` and, with the role "write", change them."""
+def add_member(root: Path, org: str, user: str, *, role: OrgRole = "write") -> None:
+    """Let `user` see the private repositories of `org` and, by its role, change them.
+
+    "read" changes nothing, "contributor" makes repositories and changes its own, "write" and "admin" change all.
+    """
+    if role not in get_args(OrgRole):
+        raise ValueError(f"role must be one of {', '.join(get_args(OrgRole))}, not {role!r}.")
     with closing(Database(root / "hub.sqlite3")) as db, db.write() as con:
         rows = [con.execute("SELECT * FROM accounts WHERE key=?", (name.lower(),)).fetchone() for name in (org, user)]
         missing = [name for name, row in zip((org, user), rows, strict=True) if row is None]
@@ -154,15 +160,22 @@ def may_write_to(con: sqlite3.Connection, user: User, account: int, repo: int | 
     """Whether this token may make repositories of that account, or change this one of them."""
     if not user.scopes.allow("repo.write", account=account, repo=repo):
         return False
-    return manages(con, user, account)
+    return manages(con, user, account, repo)
 
 
-def manages(con: sqlite3.Connection, user: User, account: int) -> bool:
-    """Whether the account is the caller's, or an organisation's that lets it write, whatever the token."""
+def manages(con: sqlite3.Connection, user: User, account: int, repo: int | None = None) -> bool:
+    """Whether the account is the caller's, or an organisation's that lets it write, whatever the token.
+
+    A contributor makes repositories in the organisation, and changes those alone that it made.
+    """
     if account == user.id:
         return True
     row = con.execute("SELECT role FROM members WHERE org=? AND user=?", (account, user.id)).fetchone()
-    return row is not None and row["role"] == "write"
+    if row is None or row["role"] == "read":
+        return False
+    if row["role"] != "contributor" or repo is None:
+        return True
+    return con.execute("SELECT 1 FROM repos WHERE id=? AND creator=?", (repo, user.id)).fetchone() is not None
 
 
 def may_read_files(con: sqlite3.Connection, user: User | None, repo: Repo) -> bool:
@@ -175,8 +188,13 @@ def may_read_files(con: sqlite3.Connection, user: User | None, repo: Repo) -> bo
         return user.scopes.allow("repo.content.read", account=repo.owner, repo=repo.id)
     if not user.scopes.read_gated:
         return False
+    return access_status(con, user, repo) == "accepted"
+
+
+def access_status(con: sqlite3.Connection, user: User, repo: Repo) -> str | None:
+    """ "pending", "accepted" or "rejected" if this user asked for access; None otherwise."""
     row = con.execute("SELECT status FROM access WHERE repo=? AND user=?", (repo.id, user.id)).fetchone()
-    return row is not None and row["status"] == "accepted"
+    return None if row is None else str(row["status"])
 
 
 def check_can_write(con: sqlite3.Connection, user: User | None, repo: Repo) -> User:
