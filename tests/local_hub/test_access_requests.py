@@ -174,4 +174,12 @@ def test_requests_in_an_older_file_are_kept_and_can_be_named(tmp_path) -> None:
     with closing(db.Database(tmp_path / "hub.sqlite3")) as newer, newer.read() as con:
         row = dict(con.execute("SELECT * FROM access").fetchone())
     assert len(row.pop("hex")) == 24
-    assert row == dict(repo=1, user=1, status="accepted", at=5, reviewed=None, fields=None, reason=None)
+    assert row == {
+        "repo": 1,
+        "user": 1,
+        "status": "accepted",
+        "at": 5,
+        "reviewed": None,
+        "fields": None,
+        "reason": None,
+    }
