@@ -77,10 +77,13 @@ class TensorWork:
         return ITEM_BYTES[self.out.dtype]
 
     def shape(self, start: int, stop: int) -> tuple[int, ...]:
-        """The shape in which a method sees rows [start, stop) of one contribution."""
+        """The shape in which a method sees rows [start, stop) of one contribution; the last dimension stays whole."""
+        shape = self.stored.shape
         if (start, stop) == (0, self.rows):
-            return self.stored.shape
-        return (stop - start, self.columns) if len(self.stored.shape) > 1 else (stop - start,)
+            return shape
+        if len(shape) > 1 and self.columns != shape[-1]:
+            return (stop - start, *shape[1:])
+        return (stop - start, self.columns) if len(shape) > 1 else (stop - start,)
 
     def range(self, start: int, stop: int) -> tuple[int, int]:
         """The flat elements of rows [start, stop)."""

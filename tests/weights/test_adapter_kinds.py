@@ -12,6 +12,7 @@ import torch
 
 from hub_fusion import fuse_models
 from hub_fusion.errors import WeightsError
+from hub_fusion.weights import tensors
 from hub_fusion.weights.adapter import load_change, plan_adapter, read_lora_config
 from hub_fusion.weights.checkpoint import Checkpoint
 from hub_fusion.weights.compute import Compute
@@ -277,3 +278,21 @@ def test_methods_that_work_by_rows_see_all_of_a_vector(tmp_path: Path, kind: str
     expected, found = (Checkpoint.open(tmp_path / method) for method in ("mean", "della"))
     for tensor in expected:
         torch.testing.assert_close(found.read(tensor), expected.read(tensor), rtol=0, atol=1e-7)
+
+
+@pytest.mark.parametrize("method", ["della", "breadcrumbs", "dare", "ties"])
+def test_blocks_of_a_convolution_change_nothing_by_rows_either(
+    tmp_path: Path, method: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A row is the tensor's last dimension, though an adapter's changes come by output channels."""
+    base = saved(trained(model("ViTModel", num_channels=3)), tmp_path / "base")
+    settings = lora(target_modules=["projection"])
+    adapter = made_by_peft(base, tmp_path / "adapter", "ViTModel", settings)
+    other = saved(trained(started_from("ViTModel", base), seed=3), tmp_path / "other")
+    sources = (Source("a", adapter, base, "adapter"), Source("b", other, base))
+    found = set()
+    for block in (1, 60, 200, 10**6):  # of channels with 48 elements, in rows of 4
+        monkeypatch.setattr(tensors, "LEAST", block)
+        monkeypatch.setattr(tensors, "MOST", block)
+        found.add(fuse(FusePlan(base, tmp_path / str(block), sources, method), Compute()).weights_sha256)
+    assert len(found) == 1

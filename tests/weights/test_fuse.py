@@ -18,7 +18,6 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 from hub_fusion.errors import HubFusionError, MergeError, WeightsError
-from hub_fusion.weights import fuse as engine
 from hub_fusion.weights import tensors as blocks
 from hub_fusion.weights.checkpoint import SINGLE, Checkpoint
 from hub_fusion.weights.compute import Compute
