@@ -10,6 +10,7 @@ request.
 
 import inspect
 import logging
+import re
 import secrets
 import tempfile
 from typing import IO, Any
@@ -43,8 +44,8 @@ from hub_fusion.local_hub import (
     xet,
     xet_read,
 )
-from hub_fusion.local_hub.call import Call, Route, answer
-from hub_fusion.local_hub.errors import HubError
+from hub_fusion.local_hub.call import API_REPO, Call, Route, answer
+from hub_fusion.local_hub.errors import HubError, repo_not_found
 from hub_fusion.local_hub.store import Store
 from hub_fusion.local_hub.stream import RAW_SEND
 from hub_fusion.local_hub.users import authenticate
@@ -53,6 +54,12 @@ log = logging.getLogger(__name__)
 TOPICS = (side, validate, webhooks, repos, access, listing, refs, browse, preupload, commits, discussions, lfs,
           multipart, xet_read, xet, info, files)  # fmt: skip
 SPOOL_IN_MEMORY = 4 * 2**20
+# what is asked of repositories: on a name without a namespace ("gpt2"), which none has here, it means a missing one
+_ASKED = {r.path.removeprefix(f"{API_REPO}/").split("/")[0] for topic in TOPICS for r in topic.ROUTES
+          if r.path.startswith(f"{API_REPO}/")}  # fmt: skip
+NO_NAMESPACE = re.compile(
+    rf"/api/(?:models|datasets|spaces)/[^/]+(?:/(?:{'|'.join(sorted(_ASKED))})(?:/.*)?)?|/[^/]+/resolve/.*"
+)
 
 
 class KindConvertor(StringConvertor):
@@ -151,6 +158,8 @@ async def _unknown(request: Request, error: HTTPException) -> Response:
             pass
     except ClientDisconnect:
         pass
+    if NO_NAMESPACE.fullmatch(request.scope["path"]):
+        return error_response(repo_not_found())
     if error.status_code == 405:
         return error_response(HubError(405, f"{request.method} is not served here."))
     return error_response(HubError(404, f"Not served here: {request.method} {request.url.path}"))

@@ -130,8 +130,7 @@ def _apply(
         else:
             prefix = "" if value == "/" else f"{value}/"
             doomed = [value] if kind != "deletedFolder" and value in after else []
-            if kind != "deletedFile":
-                doomed += [path for path in after if path.startswith(prefix)]
+            doomed += [path for path in after if path.startswith(prefix)]
             if not doomed:
                 raise entry_not_found(value, revision, head)
             for path in doomed:
@@ -170,7 +169,7 @@ def _branch(con: sqlite3.Connection, call: Call, repo: Repo, revision: str, expe
 
     A pull request is opened against a branch, at the expected commit wherever the branch is now.
     """
-    full = revision.startswith(("refs/heads/", pulls.PULL_REF))
+    full = revision.startswith(history.GROWING)
     name = revision if full else f"refs/heads/{revision}"
     row = con.execute("SELECT oid FROM refs WHERE repo=? AND name=?", (repo.id, name)).fetchone()
     propose = call.flag("create_pr")

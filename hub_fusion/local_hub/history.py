@@ -15,6 +15,8 @@ from hub_fusion.local_hub.store import Commit, Repo, Store
 from hub_fusion.local_hub.trees import Tree
 
 MAIN = "refs/heads/main"
+CONVERT = "refs/convert/"
+GROWING = ("refs/heads/", "refs/pr/", CONVERT)  # where commits can be added; the first may be left out
 
 
 def add_commit(

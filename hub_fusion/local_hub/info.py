@@ -16,20 +16,24 @@ from hub_fusion.local_hub.store import Repo, Store
 from hub_fusion.local_hub.trees import Tree, lfs_pointer
 from hub_fusion.local_hub.users import User, may_see
 
-_LIST_EXPAND = """
-author baseModels cardData config createdAt disabled downloads downloadsAllTime evalResults gated gguf
-inference inferenceProviderMapping lastModified library_name likes mask_token model-index pipeline_tag private
-resourceGroup safetensors sha siblings spaces tags transformersInfo trendingScore widgetData xetEnabled
-citation description paperswithcode_id datacard sdk runtime subdomain models datasets region
-"""
-LIST_EXPAND = _LIST_EXPAND.split()
-DETAIL_EXPAND = [*LIST_EXPAND, "childrenModelCount", "usedStorage", "securityRepoStatus"]
+_EXPAND = {
+    "model": """author baseModels cardData config createdAt disabled downloads downloadsAllTime evalResults gated gguf
+        inference inferenceProviderMapping lastModified library_name likes mask_token model-index pipeline_tag private
+        resourceGroup safetensors sha siblings spaces tags transformersInfo trendingScore widgetData xetEnabled""",
+    "dataset": """author cardData citation createdAt description disabled downloads downloadsAllTime gated lastModified
+        likes mainSize paperswithcode_id private resourceGroup sha siblings tags trendingScore xetEnabled""",
+    "space": """author cardData createdAt datasets disabled lastModified likes models private region resourceGroup
+        runtime sdk sha siblings subdomain tags trendingScore xetEnabled""",
+}
+LIST_EXPAND = {kind: names.split() for kind, names in _EXPAND.items()}
+DETAIL_EXPAND = {kind: [*names, "usedStorage"] for kind, names in LIST_EXPAND.items()}
+DETAIL_EXPAND["model"].append("childrenModelCount")
 EXPAND_ONLY = {"baseModels", "childrenModelCount", "downloadsAllTime"}
 
 
 def detail(call: Call) -> Response:
     """The repository at the head of main, or at `rev`."""
-    expand = check_expand(call.values("expand"), DETAIL_EXPAND)
+    expand = check_expand(call.values("expand"), DETAIL_EXPAND[call.kind])
     store = call.store
     store.flush_downloads()
     with store.db.read() as con:
@@ -50,7 +54,7 @@ def detail(call: Call) -> Response:
             shown["usedStorage"] = total or 0
         if "childrenModelCount" in expand:
             shown["childrenModelCount"] = children(con, call.user, repo)
-        if call.flag("securityStatus") or "securityRepoStatus" in expand:
+        if call.flag("securityStatus"):
             shown["securityRepoStatus"] = {"scansDone": True, "filesWithIssues": []}
     return answer(select(shown, expand))
 

@@ -51,7 +51,7 @@ MULTIPLES = {"K": 10**3, "M": 10**6, "B": 10**9, "T": 10**12}
 def list_repos(call: Call) -> Response:
     """One page; a Link header leads to the next."""
     query = call.request.query_params
-    expand = check_expand(call.values("expand"), LIST_EXPAND)
+    expand = check_expand(call.values("expand"), LIST_EXPAND[call.kind])
     sort = query.get("sort") or "trendingScore"
     if sort not in SORT_COLUMNS:
         raise HubError(400, f'"sort" must be one of {", ".join(SORT_COLUMNS)}.')

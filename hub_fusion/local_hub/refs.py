@@ -45,9 +45,10 @@ def list_refs(call: Call) -> Response:
 
 
 def create_branch(call: Call) -> Response:
-    """A branch at `startingPoint`, else at the head of main; 409 if it exists."""
+    """A branch, or ``refs/convert/…``, at `startingPoint`, else at the head of main; 409 if it exists."""
     start = call.json().get("startingPoint") or "main"
-    name = f"refs/heads/{_ref_name(call.params['branch'])}"
+    name = _branch_name(call.params["branch"])
+    _ref_name(name.removeprefix("refs/heads/").removeprefix(history.CONVERT))
     with call.store.db.write() as con:
         repo = call.writable_repo(con)
         commit = call.store.resolve(con, repo, _string(start, "startingPoint"))
@@ -61,9 +62,9 @@ def create_branch(call: Call) -> Response:
 
 def delete_branch(call: Call) -> Response:
     """Forget a branch, never main."""
-    name = f"refs/heads/{call.params['branch']}"
+    name = _branch_name(call.params["branch"])
     if name == history.MAIN:
-        raise HubError(403, "Cannot delete the branch main.")
+        raise HubError(403, f"Cannot delete {name}")
     return _delete(call, name)
 
 
@@ -111,11 +112,13 @@ def list_commits(call: Call) -> Response:
 
 
 def squash(call: Call) -> Response:
-    """Replace a branch's history by one commit with the same files."""
+    """Replace the history of a branch, a pull request or a conversion by one commit with the same files."""
     message = _string(call.json().get("message") or "Squash history", "message")
     with call.store.db.write() as con:
         repo = call.writable_repo(con)
-        name = f"refs/heads/{call.params['rev']}"
+        name = call.params["rev"]
+        if not name.startswith(history.GROWING):
+            name = f"refs/heads/{name}"
         row = con.execute("SELECT oid FROM refs WHERE repo=? AND name=?", (repo.id, name)).fetchone()
         if row is None or call.user is None:
             raise revision_not_found(call.params["rev"])
@@ -171,6 +174,10 @@ def _ref_name(name: str) -> str:
     ):
         raise HubError(400, f"Invalid ref name: {name[:100]!r}.")
     return name
+
+
+def _branch_name(name: str) -> str:
+    return name if name.startswith(history.CONVERT) else f"refs/heads/{name}"
 
 
 def _string(value: object, key: str) -> str:

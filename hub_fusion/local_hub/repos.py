@@ -1,5 +1,6 @@
 """Making, deleting, renaming repositories and changing their settings."""
 
+import json
 import re
 import sqlite3
 from typing import Any
@@ -18,7 +19,7 @@ VISIBILITIES = {"public": 0, "private": 1, "protected": 2}  # of a protected Spa
 
 
 def create(call: Call) -> Response:
-    """A new repository with one commit that holds .gitattributes; 409, with its url, if the name is taken."""
+    """A new repository with one commit; 409, with its url, if the name is taken."""
     request = call.json()
     kind = _kind(request)
     user = call.user
@@ -28,10 +29,10 @@ def create(call: Call) -> Response:
     sdk = request.get("sdk") if kind == "space" else None
     if kind == "space" and sdk not in ("gradio", "docker", "static", "streamlit"):
         raise HubError(400, "A Space needs an sdk: gradio, docker, static or streamlit.")
+    name = _name(request.get("name"))
     with call.store.blobs.guard(), call.store.db.write() as con:
-        attributes_blob = call.store.blobs.put(attributes.DEFAULT)
         owner = _namespace(con, call, request.get("organization") or user.name)
-        full_name = f"{owner['name']}/{_name(request.get('name'))}"
+        full_name = f"{owner['name']}/{name}"
         body = {"url": f"{call.base}/{URL_PREFIX[kind]}{full_name}", "name": full_name}
         existing = call.store.find_repo(con, kind, full_name)
         if existing is not None:
@@ -44,14 +45,12 @@ def create(call: Call) -> Response:
             (hex_id, kind, full_name, full_name.lower(), owner["id"], private, sdk, now, now, user.id),
         ).lastrowid
         assert repo_id is not None
-        content = attributes.DEFAULT
-        entry = trees.Entry(".gitattributes", attributes_blob, len(content), trees.git_oid(content), False)
         history.add_commit(
             con,
             call.store,
             repo_id,
             history.MAIN,
-            {entry.path: entry},
+            _first_files(call, name, sdk),
             parent=None,
             title="initial commit",
             message="",
@@ -61,6 +60,19 @@ def create(call: Call) -> Response:
         assert made is not None
         events.repo_event(con, call, made, events.CREATE)
     return answer(body | {"id": hex_id})
+
+
+def _first_files(call: Call, name: str, sdk: str | None) -> trees.Tree:
+    """What a new repository begins with: which files are large, and for a Space how it is run."""
+    contents = {".gitattributes": attributes.DEFAULT}
+    if sdk is not None:
+        title = json.dumps(re.sub(r"[-_.]+", " ", name).strip().title())
+        app = "app_file: app.py\n" if sdk in ("gradio", "streamlit") else ""
+        contents["README.md"] = f"---\ntitle: {title}\nsdk: {sdk}\n{app}pinned: false\n---\n".encode()
+    return {
+        path: trees.Entry(path, call.store.blobs.put(content), len(content), trees.git_oid(content), False)
+        for path, content in contents.items()
+    }
 
 
 def delete(call: Call) -> Response:
@@ -85,7 +97,7 @@ def move(call: Call) -> Response:
         full_name = f"{owner['name']}/{_name(new_name)}"
         taken = call.store.find_repo(con, kind, full_name)
         if taken is not None and taken.id != repo.id:
-            raise HubError(409, f"A {kind} repo named {full_name} exists already.")
+            raise HubError(409, f"A {kind} repository called {full_name} already exists.")
         con.execute("DELETE FROM renames WHERE kind=? AND key=?", (kind, full_name.lower()))
         con.execute(
             "UPDATE repos SET full_name=?, key=?, owner=? WHERE id=?",

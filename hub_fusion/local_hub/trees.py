@@ -1,7 +1,7 @@
 """What a revision contains: paths, their rules, and the hashes the Hub shows for them.
 
-A tree maps each path to an `Entry`. Paths are strings in a database here, never paths of the file system; the rules
-below keep them harmless on the machines of those who download them.
+A tree maps each path to an `Entry`. Paths are strings in a database here, never paths of the file system. The rules
+below are the Hub's: a backslash is a letter like others, so what it means on Windows is the downloader's care.
 """
 
 import hashlib
@@ -42,13 +42,12 @@ def check_path(path: object) -> str:
         len(encoded) > MAX_PATH_BYTES
         or any(name in ("", ".", "..") or name.lower() == ".git" for name in names)
         or any(len(name.encode("utf-8")) > MAX_NAME_BYTES for name in names)
-        or "\\" in path
         or any(ord(char) < 32 or ord(char) == 127 for char in path)
     ):
         raise HubError(
             422,
-            f"Invalid path {path[:200]!r}: relative, with '/' between names, no '.', '..', '.git', backslash or "
-            f"control characters, at most {MAX_PATH_BYTES} bytes.",
+            f"Invalid path {path[:200]!r}: relative, with '/' between names, no '.', '..', '.git' or control "
+            f"characters, at most {MAX_PATH_BYTES} bytes.",
         )
     return path
 

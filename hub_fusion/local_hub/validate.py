@@ -1,9 +1,10 @@
 """Whether the Hub would take this card: `/api/validate-yaml`, asked before a README is pushed.
 
-Covered: YAML that parses, licence, base models, relation, and the types of the fields that become tags. The Hub
-checks more (model-index, widgets).
+Covered: YAML that parses, licence, base models, relation, evaluation results (`model-index`), and the types of the
+fields that become tags. The Hub checks more (widgets, inference settings).
 """
 
+from collections.abc import Iterator
 from typing import Any
 
 from starlette.responses import PlainTextResponse, Response
@@ -24,6 +25,8 @@ unlicense zlib pddl lgpl-lr deepfloyd-if-license fair-noncommercial-research-lic
 llama3.2 llama3.3 llama4 grok2-community gemma unknown other
 """
 LICENSES = _LICENSES.split()
+MAX_RESULTS = 1000
+TYPE_NAMES: dict[type, str] = {str: "a string", dict: "an object", list: "an array"}
 TEXT_OR_LIST = ("tags", "language", "datasets", "metrics")
 TEXT = ("library_name", "pipeline_tag", "license_name", "license_link")
 
@@ -54,7 +57,7 @@ def check(card: str, kind: str = "model") -> tuple[list[str], list[str]]:
         return [f"The YAML metadata cannot be read: {error}"], []
     errors = [*_license_errors(data)]
     if kind == "model":
-        errors += _base_errors(data)
+        errors += [*_base_errors(data), *_index_errors(data.get("model-index"))]
     for key in TEXT_OR_LIST:
         value = data.get(key)
         items = value if isinstance(value, list) else [value]
@@ -87,6 +90,48 @@ def _base_errors(data: dict[str, Any]) -> list[str]:
     if relation is not None and relation not in RELATIONS:
         errors.append(f'"base_model_relation" must be one of [{", ".join(RELATIONS)}]')
     return errors
+
+
+def _index_errors(index: Any) -> list[str]:
+    """What is wrong with evaluation results: models, their results, and each result's task, dataset and metrics."""
+    if index is None:
+        return []
+    errors: list[str] = []
+    for at, model in _items(index, "model-index", errors):
+        _need(model, at, {"name": str}, errors)
+        if "results" not in model:
+            continue
+        for where, result in _items(model["results"], f"{at}.results", errors):
+            for part, keys in (("task", ("type",)), ("dataset", ("type", "name"))):
+                if _need(result, where, {part: dict}, errors):
+                    _need(result[part], f"{where}.{part}", dict.fromkeys(keys, str), errors)
+            if _need(result, where, {"metrics": list}, errors):
+                for spot, metric in _items(result["metrics"], f"{where}.metrics", errors):
+                    _need(metric, spot, {"type": str, "value": object}, errors)
+    return errors
+
+
+def _items(value: Any, name: str, errors: list[str]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """(name, item) of a list of mappings; what is none of them goes to `errors`."""
+    if not isinstance(value, list):
+        errors.append(f'"{name}" must be an array')
+        return
+    for at, item in enumerate(value[:MAX_RESULTS]):
+        if isinstance(item, dict):
+            yield f"{name}[{at}]", item
+        else:
+            errors.append(f'"{name}[{at}]" must be an object')
+
+
+def _need(item: dict[str, Any], name: str, keys: dict[str, type], errors: list[str]) -> bool:
+    """Whether all keys are there with the right type; says in `errors` which are not."""
+    before = len(errors)
+    for key, wanted in keys.items():
+        if item.get(key) is None:
+            errors.append(f'"{name}.{key}" is required')
+        elif not isinstance(item[key], wanted):
+            errors.append(f'"{name}.{key}" must be {TYPE_NAMES[wanted]}')
+    return len(errors) == before
 
 
 ROUTES = [Route("POST", "/api/validate-yaml", validate)]

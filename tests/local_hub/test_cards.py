@@ -177,8 +177,11 @@ def test_a_broken_card_is_served_with_null_card_data(alice, repo, raw, name) -> 
 
 
 def test_the_validator_refuses_what_the_hub_refuses() -> None:
-    """Licence from the list, bases that are ids, a known relation, fields of the right type, YAML that parses."""
+    """Licence from the list, bases that are ids, a known relation, fields of the right type, whole results, YAML."""
+    whole = "[{name: a, results: [{task: {type: t}, dataset: {type: d, name: n}, metrics: [{type: f1, value: 0.5}]}]}]"
+    assert check(f"---\nmodel-index: {whole}\n---\n") == ([], [])
     assert check("---\nlicense: mit\nbase_model: a/b\nlanguage: no\n---\n") == ([], [])
+    result = "model-index: [{name: a, results: [{task: {type: t}"
     assert check("no metadata")[1] and not check("no metadata")[0]
     for bad, part in {
         "license: lala": '"license" must be one of',
@@ -188,6 +191,12 @@ def test_the_validator_refuses_what_the_hub_refuses() -> None:
         "tags: {a: b}": '"tags" must be',
         "library_name: [a]": '"library_name" must be a string',
         "license: [": "cannot be read",
+        "model-index: foo": '"model-index" must be an array',
+        "model-index: [{results: []}]": '"model-index[0].name" is required',
+        "model-index: [{name: a, results: [7]}]": '"model-index[0].results[0]" must be an object',
+        f"{result}, metrics: []}}]}}]": '"model-index[0].results[0].dataset" is required',
+        f"{result}, dataset: {{type: d, name: [n]}}, metrics: []}}]}}]": '.dataset.name" must be a string',
+        f"{result}, dataset: {{type: d, name: n}}, metrics: [{{type: f1}}]}}]}}]": '.metrics[0].value" is required',
     }.items():
         (error,) = check(f"---\n{bad}\n---\n")[0]
         assert part in error

@@ -130,7 +130,8 @@ def test_a_stranger_proposes_and_the_owner_merges(alice, bob, kind, tmp_path) ->
     )
     assert (proposed.pr_num, proposed.pr_revision) == (1, "refs/pr/1")
     assert alice.repo_info(**at).sha == before and alice.repo_info(**at, revision="refs/pr/1").sha == proposed.oid
-    assert alice.list_repo_files(**at, revision="refs/pr/1") == [".gitattributes", "a.txt", "w.safetensors"]
+    card = ["README.md"] if kind == "space" else []
+    assert alice.list_repo_files(**at, revision="refs/pr/1") == [".gitattributes", *card, "a.txt", "w.safetensors"]
     path = alice.hf_hub_download(**at, filename="w.safetensors", revision="refs/pr/1", cache_dir=tmp_path / "1")
     assert Path(path).read_bytes() == safetensors(3.0)
     folder = snapshot_download(**at, revision="refs/pr/1", cache_dir=tmp_path / "2", endpoint=alice.endpoint)
@@ -156,7 +157,7 @@ def test_a_stranger_proposes_and_the_owner_merges(alice, bob, kind, tmp_path) ->
     alice.merge_pull_request(name, 1, comment="Thank you", repo_type=kind)
     merged = alice.get_discussion_details(name, 1, repo_type=kind)
     assert merged.status == "merged" and merged.merge_commit_oid == alice.repo_info(**at).sha
-    assert alice.list_repo_files(**at) == [".gitattributes", "a.txt", "b.txt", "c.txt", "w.safetensors"]
+    assert alice.list_repo_files(**at) == [".gitattributes", *card, "a.txt", "b.txt", "c.txt", "w.safetensors"]
     head = alice.list_repo_commits(**at)[0]
     assert (head.title, head.authors) == ("Better (#1)", ["alice", "bob"])
     assert "-two\n+2\n" in merged.diff and "c.txt" not in merged.diff

@@ -1,9 +1,12 @@
 """Lists: filters, order, pages, fields."""
 
+import re
+import secrets
 import time
+from typing import get_args
 
 import pytest
-from huggingface_hub import CommitOperationAdd, HfApi
+from huggingface_hub import CommitOperationAdd, HfApi, hf_api
 from huggingface_hub.errors import BadRequestError
 
 from hub_fusion.local_hub import LocalHub, add_user
@@ -103,6 +106,20 @@ def test_an_unknown_field_is_refused_in_the_hubs_words(nobody) -> None:
     for field in ("childrenModelCount", "usedStorage", "nonsense"):
         with pytest.raises(BadRequestError, match="Invalid option: expected one of"):
             list(nobody.list_models(expand=[field]))
+
+
+@pytest.mark.parametrize("kind", ["Model", "Dataset", "Space"])
+def test_details_know_the_fields_that_the_client_names_and_no_others(alice, raw, kind) -> None:
+    """The client's authors keep their list equal to the Hub's, from the text of this refusal."""
+    name = f"alice/fields-{secrets.token_hex(4)}"
+    alice.create_repo(name, repo_type=kind.lower(), space_sdk="static" if kind == "Space" else None)
+    with pytest.raises(BadRequestError) as caught:
+        alice.repo_info(name, repo_type=kind.lower(), expand=["nonsense"])
+    refused = caught.value.response.json()["error"]
+    known = set(re.findall(r'"([^"]+)"', refused)) - {"xetEnabled"}
+    fields = set(get_args(getattr(hf_api, f"Expand{kind}Property_T")))
+    assert known == fields
+    assert alice.repo_info(name, repo_type=kind.lower(), expand=sorted(fields)).id == name
 
 
 def test_details_count_the_children_that_the_caller_may_see(carol, nobody) -> None:

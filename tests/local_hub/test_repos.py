@@ -35,12 +35,14 @@ def test_create_answers_409_with_the_url_so_that_exist_ok_works(alice: HfApi, re
 
 @pytest.mark.parametrize("kind", ["model", "dataset", "space"])
 def test_every_kind_begins_with_one_commit_and_gitattributes(alice: HfApi, kind: str) -> None:
-    """As on the Hub: a new repository has a head that can be a parent."""
+    """As on the Hub: a new repository has a head that can be a parent, and a Space a card that says how it is run."""
     name = f"alice/k-{secrets.token_hex(4)}"
     alice.create_repo(name, repo_type=kind, space_sdk="gradio" if kind == "space" else None)
     assert alice.repo_exists(name, repo_type=kind)
     assert [c.title for c in alice.list_repo_commits(name, repo_type=kind)] == ["initial commit"]
-    assert alice.list_repo_files(name, repo_type=kind) == [".gitattributes"]
+    files = alice.list_repo_files(name, repo_type=kind)
+    assert files == [".gitattributes", *(["README.md"] if kind == "space" else [])]
+    assert kind != "space" or alice.space_info(name).card_data.sdk == "gradio"
     assert alice.repo_info(name, repo_type=kind).sha == alice.list_repo_commits(name, repo_type=kind)[0].commit_id
     alice.upload_file(path_or_fileobj=b"x", path_in_repo="a.txt", repo_id=name, repo_type=kind)
     assert alice.file_exists(name, "a.txt", repo_type=kind)
@@ -51,6 +53,17 @@ def test_every_kind_begins_with_one_commit_and_gitattributes(alice: HfApi, kind:
 def test_ids_are_found_in_any_case(alice: HfApi, repo: str) -> None:
     """The Hub compares ids without case and answers with the name as it was created."""
     assert alice.model_info(repo.upper().replace("ALICE", "Alice")).id == repo
+
+
+def test_a_name_without_a_namespace_is_a_missing_repository(alice: HfApi, nobody: HfApi, raw, repo: str) -> None:
+    """ "gpt2" names a repository of the Hub's early days; here it is none, not a page that does not exist."""
+    assert not alice.repo_exists("gpt2") and not nobody.revision_exists("gpt2", "main")
+    assert not alice.file_exists("gpt2", "config.json")
+    for act in (alice.list_repo_commits, alice.list_repo_refs, alice.list_repo_files, alice.delete_repo):
+        with pytest.raises(RepositoryNotFoundError):
+            act("gpt2")
+    answer = raw("GET", f"/api/models/{repo}/no-such-thing")
+    assert answer.status == 404 and "x-error-code" not in answer.headers
 
 
 @pytest.mark.parametrize("name", ["bad--name", "dots..", "-x", "x.git", "a" * 97, "sp ace", "ünï"])

@@ -18,11 +18,16 @@ def status(error: pytest.ExceptionInfo[HfHubHTTPError]) -> int:
     return error.value.response.status_code
 
 
+def options_of(kind: str) -> dict[str, str]:
+    """What making a repository of this kind needs besides its name."""
+    return {"space_sdk": "static"} if kind == "space" else {}
+
+
 @pytest.mark.parametrize("kind", ["model", "dataset", "space"])
 def test_a_repository_is_made_once_moved_and_deleted(place, new_repo, kind) -> None:
     """The old name leads to the new one."""
-    repo = new_repo(kind, **({"space_sdk": "static"} if kind == "space" else {}))
-    options = {"repo_type": kind, **({"space_sdk": "static"} if kind == "space" else {})}
+    repo = new_repo(kind, **options_of(kind))
+    options = {"repo_type": kind, **options_of(kind)}
     place.api.create_repo(repo, exist_ok=True, **options)
     with pytest.raises(HfHubHTTPError) as caught:
         place.api.create_repo(repo, **options)
@@ -30,6 +35,9 @@ def test_a_repository_is_made_once_moved_and_deleted(place, new_repo, kind) -> N
     info = place.api.repo_info(repo, repo_type=kind)
     assert info.id == repo and info.private and len(info.sha) == 40
     assert ".gitattributes" in place.api.list_repo_files(repo, repo_type=kind)
+    with pytest.raises(HfHubHTTPError, match=f"A {kind} repository called .* already exists") as caught:
+        place.api.move_repo(repo, new_repo(kind, **options_of(kind)), repo_type=kind)
+    assert status(caught) == 409
     place.api.move_repo(repo, f"{repo}-moved", repo_type=kind)
     try:
         assert place.api.repo_info(repo, repo_type=kind).id == f"{repo}-moved"
@@ -41,13 +49,13 @@ def test_a_repository_is_made_once_moved_and_deleted(place, new_repo, kind) -> N
 
 
 def test_one_commit_adds_copies_and_deletes(place, repo, push) -> None:
-    """Folders too; a wrong operation refuses all."""
+    """Folders too, with or without a slash at the end; a wrong operation refuses all."""
     first = push(repo, {"a.txt": b"a", "m.bin": b"\0m", "old/x.txt": b"x", "old/y/z.txt": b"z"}, "one")
     operations = [
         CommitOperationAdd("b.txt", b"b"),
         CommitOperationCopy("m.bin", "n.bin"),
         CommitOperationDelete("a.txt"),
-        CommitOperationDelete("old/"),
+        CommitOperationDelete("old"),
     ]
     done = place.api.create_commit(repo, operations, commit_message="two", commit_description="why",
                                    parent_commit=first)  # fmt: skip
@@ -94,8 +102,9 @@ def test_branches_and_tags_name_commits(place, repo, push) -> None:
     api.create_tag(repo, tag="v1", exist_ok=True)
     with pytest.raises(RevisionNotFoundError):
         api.create_tag(repo, tag="v2", revision="no")
-    with pytest.raises(HfHubHTTPError):
+    with pytest.raises(HfHubHTTPError, match="Cannot delete refs/heads/main") as caught:
         api.delete_branch(repo, branch="main")
+    assert status(caught) == 403
     api.delete_branch(repo, branch="dev")
     api.delete_tag(repo, tag="v1")
     with pytest.raises(HfHubHTTPError):
@@ -127,6 +136,20 @@ def test_a_squash_leaves_one_commit_with_the_same_files(place, repo, push) -> No
     place.api.super_squash_history(repo, commit_message="all in one")
     assert [c.title for c in place.api.list_repo_commits(repo)] == ["all in one"]
     assert place.api.file_exists(repo, "a.txt")
+
+
+def test_pull_requests_and_conversions_are_squashed_too(place, repo, push) -> None:
+    """Programs that convert data keep one commit on refs/convert/…, whatever they wrote before."""
+    pull = place.api.create_pull_request(repo, title="p").git_reference
+    place.api.create_branch(repo, branch="refs/convert/parquet")
+    for ref in (pull, "refs/convert/parquet"):
+        push(repo, {"a.txt": b"1"}, revision=ref)
+        push(repo, {"a.txt": b"2"}, revision=ref)
+        place.api.super_squash_history(repo, branch=ref, commit_message="one")
+        assert [c.title for c in place.api.list_repo_commits(repo, revision=ref)] == ["one"]
+        assert place.api.file_exists(repo, "a.txt", revision=ref)
+    assert [c.ref for c in place.api.list_repo_refs(repo).converts] == ["refs/convert/parquet"]
+    assert not place.api.file_exists(repo, "a.txt")
 
 
 def test_of_commits_at_one_moment_none_is_lost(place, repo) -> None:
