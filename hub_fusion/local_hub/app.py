@@ -33,6 +33,7 @@ from hub_fusion.local_hub import (
     files,
     info,
     lfs,
+    lfs_files,
     listing,
     multipart,
     preupload,
@@ -52,7 +53,7 @@ from hub_fusion.local_hub.users import authenticate
 
 log = logging.getLogger(__name__)
 TOPICS = (side, validate, webhooks, repos, access, listing, refs, browse, preupload, commits, discussions, lfs,
-          multipart, xet_read, xet, info, files)  # fmt: skip
+          lfs_files, multipart, xet_read, xet, info, files)  # fmt: skip
 SPOOL_IN_MEMORY = 4 * 2**20
 # what is asked of repositories: on a name without a namespace ("gpt2"), which none has here, it means a missing one
 _ASKED = {r.path.removeprefix(f"{API_REPO}/").split("/")[0] for topic in TOPICS for r in topic.ROUTES

@@ -150,6 +150,8 @@ def _linked(con: sqlite3.Connection, call: Call, repo: Repo, value: dict[str, An
         raise HubError(400, f"LFS pointer of {path!r} points to a file that does not exist: {oid}. Upload it first.")
     if size is not None and size != present:
         raise HubError(400, f"LFS pointer of {path!r} says {size} bytes, the uploaded content has {present}.")
+    if con.execute("DELETE FROM erased WHERE repo=? AND sha256=?", (repo.id, oid)).rowcount:  # sent once more
+        con.execute("INSERT OR IGNORE INTO repo_blobs VALUES (?, ?, ?)", (repo.id, oid, present))
     return Entry(path, oid, present, trees.git_oid(trees.lfs_pointer(oid, present)), True)
 
 

@@ -47,7 +47,7 @@ def derive(blobs: BlobStore, tree: Tree) -> Facts:
 def _card(blobs: BlobStore, tree: Tree) -> tuple[dict[str, Any] | None, str]:
     """(front matter, {} where the card has none and None where it is broken; the text of the card)."""
     entry = tree.get("README.md")
-    if entry is None:
+    if entry is None or blobs.size(entry.blob) is None:
         return {}, ""
     raw = blobs.read(entry.blob, MAX_CARD_BYTES).decode("utf-8", "replace")
     block, text = frontmatter.split(raw)
@@ -66,14 +66,14 @@ def read_json(blobs: BlobStore, entry: Entry | None) -> dict[str, Any] | None:
     try:
         value = json.loads(blobs.read(entry.blob), parse_constant=lambda _: None)
         json.dumps(value)
-    except (ValueError, RecursionError):
+    except (ValueError, RecursionError, FileNotFoundError):
         return None
     return value if isinstance(value, dict) else None
 
 
 def safetensors_header(blobs: BlobStore, entry: Entry) -> dict[str, Any] | None:
     """The header of a safetensors file; None if it is not one."""
-    if entry.size < 8:
+    if entry.size < 8 or blobs.size(entry.blob) is None:
         return None
     with blobs.path(entry.blob).open("rb") as file:
         (length,) = struct.unpack("<Q", file.read(8))

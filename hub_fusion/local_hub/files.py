@@ -22,6 +22,9 @@ def resolve(call: Call) -> Response:
         repo = call.readable_repo(con)
         commit = call.store.resolve(con, repo, revision)
         entry = call.store.tree(con, commit.tree).get(path)
+        erased = "SELECT 1 FROM erased WHERE repo=? AND sha256=?"
+        if entry is not None and entry.lfs and con.execute(erased, (repo.id, entry.blob)).fetchone():
+            entry = None  # removed for good; its pointer is still in the tree
     if entry is None:
         raise entry_not_found(path, revision, commit.oid)
     request = call.request

@@ -115,13 +115,17 @@ def _trees(con: sqlite3.Connection, found: Findings) -> tuple[dict[str, int], di
                 git_oids.setdefault(entry.blob, set()).add(entry.oid)
             elif entry.oid != trees.git_oid(trees.lfs_pointer(entry.blob, entry.size)):
                 found.faults.append(f"{entry.path}: {entry.oid} is not the hash of its pointer")
+    erased = {tuple(row) for row in con.execute("SELECT repo, sha256 FROM erased")}
     held = {tuple(row) for row in con.execute("SELECT repo, sha256 FROM repo_blobs")}
     wanted = con.execute(
         "SELECT DISTINCT commits.repo, json_extract(entry.value, '$[1]') FROM commits"
         " JOIN trees ON trees.id=commits.tree, json_each(trees.entries) AS entry WHERE json_valid(trees.entries)"
     )
-    missing = [row[1] for row in wanted if tuple(row) not in held]
+    pairs = [tuple(row) for row in wanted]
+    missing = [sha256 for repo, sha256 in pairs if (repo, sha256) not in held | erased]
     found.faults += [f"blob {sha256} is in a tree but not among its repository's blobs" for sha256 in missing]
+    for sha256 in {sha256 for _, sha256 in erased} - {sha256 for repo, sha256 in pairs if (repo, sha256) in held}:
+        sizes.pop(sha256, None)
     return sizes, git_oids
 
 

@@ -7,6 +7,7 @@ import hashlib
 import json
 import sqlite3
 from collections.abc import Iterator
+from dataclasses import astuple, replace
 
 from hub_fusion.local_hub import facts as facts_of
 from hub_fusion.local_hub import lineage, trees
@@ -32,27 +33,36 @@ def add_commit(
     author: str,
 ) -> Commit:
     """A new commit with these files as the head of `ref`. The blobs must be on disk already."""
+    tree_id = keep_tree(con, store, tree)
+    date = now_ms()
+    if parent is not None:  # a child is never older than its parent, whatever the clock does
+        row = con.execute("SELECT date FROM commits WHERE repo=? AND oid=?", (repo_id, parent)).fetchone()
+        date = max(date, row["date"])
+    commit = keep_commit(con, Commit(repo_id, "", parent, tree_id, title, message, author, date))
+    erased = {row["sha256"] for row in con.execute("SELECT sha256 FROM erased WHERE repo=?", (repo_id,))}
+    con.executemany(
+        "INSERT OR IGNORE INTO repo_blobs VALUES (?, ?, ?)",
+        [(repo_id, entry.blob, entry.size) for entry in tree.values() if not (entry.lfs and entry.blob in erased)],
+    )
+    point(con, repo_id, ref, commit.oid)
+    return commit
+
+
+def keep_tree(con: sqlite3.Connection, store: Store, tree: Tree) -> str:
+    """The id of this tree, which is in the database afterwards."""
     text = trees.dump(tree)
     tree_id = trees.tree_id(text)
     if con.execute("SELECT 1 FROM trees WHERE id=?", (tree_id,)).fetchone() is None:
         facts = json.dumps(facts_of.derive(store.blobs, tree))
         con.execute("INSERT INTO trees VALUES (?, ?, ?)", (tree_id, text, facts))
-    date = now_ms()
-    if parent is not None:  # a child is never older than its parent, whatever the clock does
-        row = con.execute("SELECT date FROM commits WHERE repo=? AND oid=?", (repo_id, parent)).fetchone()
-        date = max(date, row["date"])
-    commit = Commit(repo_id, "", parent, tree_id, title, message, author, date)
-    oid = commit_oid(commit)
-    con.execute(
-        "INSERT OR IGNORE INTO commits VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-        (repo_id, oid, parent, tree_id, title, message, author, date),
-    )
-    con.executemany(
-        "INSERT OR IGNORE INTO repo_blobs VALUES (?, ?, ?)",
-        [(repo_id, entry.blob, entry.size) for entry in tree.values()],
-    )
-    point(con, repo_id, ref, oid)
-    return Commit(repo_id, oid, parent, tree_id, title, message, author, date)
+    return tree_id
+
+
+def keep_commit(con: sqlite3.Connection, commit: Commit) -> Commit:
+    """This commit, which is in the database afterwards, with the oid that it has by what it says."""
+    commit = replace(commit, oid=commit_oid(commit))
+    con.execute("INSERT OR IGNORE INTO commits VALUES (?, ?, ?, ?, ?, ?, ?, ?)", astuple(commit))
+    return commit
 
 
 def commit_oid(commit: Commit) -> str:

@@ -13,7 +13,7 @@ from hub_fusion.local_hub import multipart
 from hub_fusion.local_hub.blobs import SHA256, BlobWriter, WrongContent
 from hub_fusion.local_hub.call import API_REPO, FILE_REPOS, Call, Route, answer
 from hub_fusion.local_hub.commits import may_link
-from hub_fusion.local_hub.db import iso, now_ms
+from hub_fusion.local_hub.db import now_ms
 from hub_fusion.local_hub.errors import HubError
 from hub_fusion.local_hub.intake import drain, grant, receive
 from hub_fusion.local_hub.pulls import uploadable_repo
@@ -129,28 +129,6 @@ def duplicate(call: Call) -> Response:
     return answer({"success": [{"sha256": sha256} for sha256 in granted], "failed": failed})
 
 
-def list_files(call: Call) -> Response:
-    """The large files of the head of main."""
-    with call.store.db.read() as con:
-        repo = call.writable_repo(con)
-        files = call.store.tree(con, repo.tree)
-        pushed = call.store.commit(con, repo, repo.head)
-    return answer(
-        [
-            {
-                "fileOid": entry.blob,
-                "filename": path,
-                "oid": entry.blob,
-                "size": entry.size,
-                "ref": "refs/heads/main",
-                "pushedAt": iso(pushed.date),
-            }
-            for path, entry in files.items()
-            if entry.lfs
-        ]
-    )
-
-
 def _object(item: object) -> tuple[str, int]:
     if isinstance(item, dict):
         oid, size = item.get("oid"), item.get("size")
@@ -162,7 +140,6 @@ def _object(item: object) -> tuple[str, int]:
 ROUTES = [
     Route("PUT", "/lfs-storage/{oid}", upload, body="stream", token=False),
     Route("POST", f"{API_REPO}/lfs-files/duplicate", duplicate),
-    Route("GET", f"{API_REPO}/lfs-files", list_files),
 ]
 for _repo in FILE_REPOS:
     ROUTES += [

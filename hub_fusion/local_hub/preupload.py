@@ -21,6 +21,7 @@ def preupload(call: Call) -> Response:
         repo = pulls.uploadable_repo(con, call, call.params["rev"])
         commit = call.store.resolve(con, repo, call.params["rev"])
         files = call.store.tree(con, commit.tree)
+        erased = {row["sha256"] for row in con.execute("SELECT sha256 FROM erased WHERE repo=?", (repo.id,))}
     rules = _text_of(call, files, ".gitattributes")
     ignore = request.get("gitIgnore")
     ignore = ignore if isinstance(ignore, str) else _text_of(call, files, ".gitignore")
@@ -36,7 +37,7 @@ def preupload(call: Call) -> Response:
             "uploadMode": "lfs" if large else "regular",
             "shouldIgnore": attributes.is_ignored(ignore, path),
         }
-        if path in files and files[path].lfs == large:
+        if path in files and files[path].lfs == large and not (large and files[path].blob in erased):
             item["oid"] = files[path].blob if large else files[path].oid
         shown.append(item)
     return answer({"files": shown})

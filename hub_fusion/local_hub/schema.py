@@ -57,3 +57,10 @@ UPDATE access SET hex=lower(hex(randomblob(12)));
 ALTER TABLE repos ADD COLUMN creator INTEGER;
 ALTER TABLE jobs ADD COLUMN message TEXT
 """
+
+# Large files that a repository's history names and that were removed from it for good: another step.
+ERASED = """
+CREATE TABLE erased (
+    repo INTEGER NOT NULL REFERENCES repos ON DELETE CASCADE, sha256 TEXT NOT NULL, at INTEGER NOT NULL,
+    PRIMARY KEY (repo, sha256)) WITHOUT ROWID
+"""
