@@ -250,12 +250,22 @@ class Hub:
             if answer.status_code >= 400:
                 answer.read()
                 hf_raise_for_status(answer)
+            if answer.status_code == 206:
+                self._check_range(answer.headers.get("content-range", ""), start, stop, f"{repo}/{path}")
             if answer.history:
                 self._direct[place] = str(answer.url)
             skip = 0 if answer.status_code == 206 else start
             for piece in answer.iter_raw():
                 yield piece[skip:]
                 skip = max(skip - len(piece), 0)
+
+    def _check_range(self, told: str, start: int, stop: int, name: str) -> None:
+        """Whether an answer holds the bytes that were asked for. Raises HubUnreachable, which is tried again."""
+        found = re.fullmatch(r"bytes (\d+)-(\d+)/(\d+|\*)", told.strip())
+        first, last, size = (int(n) if n != "*" else stop for n in found.groups()) if found else (-1, -1, -1)
+        if first != start or last + 1 not in (stop, size):
+            asked = f"bytes {start}-{stop - 1} of {name} were asked for"
+            raise HubUnreachable(f"{self.endpoint} answers with {told[:80] or 'no range'!r} where {asked}")
 
     # writing -------------------------------------------------------------------------------------------------------
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from hub_fusion.errors import HubUnreachable
 from hub_fusion.hub import Hub
 
 BODY = bytes(range(256)) * 40
@@ -46,8 +47,14 @@ class Handler(BaseHTTPRequestHandler):
             self.end_headers()
             return
         first, last = (int(n) for n in self.headers["range"].removeprefix("bytes=").split("-"))
+        if mode == "other" or (mode == "other once" and len(self.server.seen) == 1):
+            first, last = first + 5, last + 5
+        if mode == "short":
+            last -= 1
         part = BODY[first : last + 1]
         self.send_response(206)
+        if mode != "silent":
+            self.send_header("Content-Range", f"bytes {first}-{first + len(part) - 1}/{len(BODY)}")
         self.send_header("Content-Length", str(len(part) + (100 if mode == "more" else 0)))
         self.end_headers()
         if mode == "breaks" and len(part) > 1000:
@@ -71,7 +78,7 @@ def trouble() -> Iterator[Trouble]:
     server.server_close()
 
 
-@pytest.mark.parametrize("mode", ["plain", "redirect", "expires", "elsewhere", "breaks", "more"])
+@pytest.mark.parametrize("mode", ["plain", "redirect", "expires", "elsewhere", "breaks", "more", "other once"])
 def test_the_bytes_arrive_whatever_happens(trouble: Trouble, mode: str) -> None:
     """Several ranges one after another: the second uses the address that the first was sent to."""
     trouble.mode = mode
@@ -80,6 +87,24 @@ def test_the_bytes_arrive_whatever_happens(trouble: Trouble, mode: str) -> None:
         assert hub.read_range("acme/base", "model.safetensors", "a" * 40, start, stop) == BODY[start:stop]
     if mode in ("redirect", "elsewhere"):
         assert [path.startswith("/direct") for path, _ in trouble.seen] == [False, True, True, True]
+
+
+@pytest.mark.parametrize("mode", ["other", "short", "silent"])
+def test_other_bytes_than_asked_for_are_refused(trouble: Trouble, mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A cache that mixes up ranges would put one tensor's bytes into another; the answer itself says which they are."""
+    trouble.mode = mode
+    monkeypatch.setattr("hub_fusion.hub.RETRIES", 1)
+    hub = Hub(f"http://127.0.0.1:{trouble.server_port}", "hf_secret")
+    with pytest.raises(HubUnreachable, match=r"where bytes 1000-1999 of acme/base/model.safetensors were asked for"):
+        hub.read_range("acme/base", "model.safetensors", "a" * 40, 1000, 2000)
+    assert len(trouble.seen) == 2
+
+
+def test_the_last_range_may_end_with_the_file(trouble: Trouble) -> None:
+    """Headers are asked for by a fixed number of bytes, which a file may not have."""
+    hub = Hub(f"http://127.0.0.1:{trouble.server_port}", "hf_secret")
+    found = hub.read_range("acme/base", "model.safetensors", "a" * 40, len(BODY) - 10, len(BODY) + 1000)
+    assert found == BODY[-10:]
 
 
 def test_the_token_goes_to_the_hub_alone(trouble: Trouble) -> None:

@@ -23,6 +23,7 @@ from hub_fusion.errors import HubFusionError, HubUnreachable, OutputError, Weigh
 from hub_fusion.weights import journal, residual, writer
 from hub_fusion.weights.arithmetic import Arithmetic
 from hub_fusion.weights.checkpoint import Checkpoint
+from hub_fusion.weights.names import some
 from hub_fusion.weights.places import SPOOL, at_hand
 from hub_fusion.weights.plan import FusePlan, OpenPlan, describe, open_plan, weights_sha256
 from hub_fusion.weights.share import Progress, shares, write_all
@@ -81,7 +82,7 @@ def fuse(plan: FusePlan, compute: Compute, progress: Progress | None = None) -> 
             plan, opened = here, open_plan(here)
         opened, notes = _bound(opened, compute)
         report = _fuse(opened, compute, progress)
-    return replace(report, seconds=time.monotonic() - began, notes=notes)
+    return replace(report, seconds=time.monotonic() - began, notes=(*notes, *report.notes))
 
 
 def _fuse(opened: OpenPlan, compute: Compute, progress: Progress | None) -> FuseReport:
@@ -90,22 +91,24 @@ def _fuse(opened: OpenPlan, compute: Compute, progress: Progress | None) -> Fuse
         arithmetic = Arithmetic(opened.formula, plan.step, plan.seed)
     else:
         arithmetic = compute.arithmetic(opened.formula, plan)
-    begun = journal.plan_id([opened.id, compute.device.split(":")[0], arithmetic.elements])  # blocks as those it left
+    works = works_of(opened, arithmetic.elements)
+    blocks = [(len(work.blocks), work.blocks[:1]) for work in works]  # as those that it left
+    begun = journal.plan_id([opened.id, compute.device.split(":")[0], blocks])
     if compute.is_main:
         _begin(opened, begun)
     compute.gather(None)
     share = {spec.name for spec in shares(specs, compute.processes)[compute.rank]}
-    works = works_of(opened, arithmetic.elements)
     try:
         with compute.alike(), _writing(plan.out), compute.one_thread_each(torch_too=not arithmetic.twin):
             survey(arithmetic, works, compute)
             mine = [work for work in works if work.name in share]
-            resumed, hashes = write_all(opened, begun, mine, arithmetic, compute, progress)
+            done = write_all(opened, begun, mine, arithmetic, compute, progress)
     except HubFusionError as error:
         if compute.is_main and not isinstance(error, (OutputError, HubUnreachable)):
             remove_checkpoint(plan.out)
             shutil.rmtree(plan.out / SPOOL, ignore_errors=True)
         raise
+    hashes = done.hashes
     if compute.is_main:
         hashes = hashes or writer.hash_files(plan.out, opened.layout, compute.threads)
         residual.bind(plan.out, opened.kept, weights_sha256(hashes))
@@ -113,9 +116,11 @@ def _fuse(opened: OpenPlan, compute: Compute, progress: Progress | None) -> Fuse
         writer.finish(plan.out, opened.layout)
         journal.remove(plan.out)
         shutil.rmtree(plan.out / SPOOL, ignore_errors=True)
+    notes = ("read in part, so that the Hub's sha256 could not be compared: "
+             f"{some(done.unchecked)}",) if done.unchecked else ()  # fmt: skip
     read = {id(c): c.bytes_read for d in opened.deltas for c in (d.files, d.origin, opened.base)}
     return FuseReport(hashes, len(specs), sum(s.size_bytes for s in specs), compute.processes, compute.device, 0.0,
-                      opened.dropped, sum(read.values()), resumed, (), tuple(opened.kept))  # fmt: skip
+                      opened.dropped, sum(read.values()), done.bytes_resumed, notes, tuple(opened.kept))  # fmt: skip
 
 
 @contextmanager

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from hub_fusion.weights import journal, residual, writer
 from hub_fusion.weights.arithmetic import Arithmetic, Fused
@@ -19,11 +19,19 @@ if TYPE_CHECKING:
 Progress = Callable[[int, int], None]  # bytes written so far by this process, and of its share
 
 
+class Done(NamedTuple):
+    """What came of a share."""
+
+    bytes_resumed: int  # that were there
+    hashes: dict[str, str]  # of the output's files, if this process was alone
+    unchecked: list[str]  # files of the Hub that were read in part, so that their sha256 could not be compared
+
+
 def write_all(
     opened: OpenPlan, begun: str, works: list[TensorWork], arithmetic: Arithmetic, compute: Compute,
     progress: Progress | None,
-) -> tuple[int, dict[str, str]]:  # fmt: skip
-    """Write every block of this process's share; gives the bytes that were there, and file → sha256 if it was alone."""
+) -> Done:  # fmt: skip
+    """Write every block of this process's share that an earlier run has not written."""
     out, done = opened.plan.out, journal.finished(opened.plan.out, begun)
     output = writer.Output(out, opened.layout | opened.kept)
     keeping = {spec.name: spec for specs in opened.kept.values() for spec in specs}
@@ -78,9 +86,9 @@ def write_all(
                     work.block_done()
 
             threads = arithmetic.threads(compute.threads)
-            with read_ahead(left, opened.base, opened.residual):
+            with read_ahead(left, opened.base, opened.residual) as unchecked:
                 run(left, threads, arithmetic.preparations, blocks, arithmetic.bundle)
-        return resumed, hashing.finish() if hashing else {}
+        return Done(resumed, hashing.finish() if hashing else {}, unchecked)
     except BaseException:
         if hashing:
             hashing.stop()

@@ -2,9 +2,11 @@
 
 A `HubFolder` stands where a folder of a checkpoint stands. Its tensors are read through a `RangeStore`: what a fuse
 is going to need is told to it beforehand (`expect`), neighbouring ranges become one request, a few requests are under
-way at a time, and nothing is written to disk. Where a file is read from its beginning to its end it is hashed on the
-way and compared with the sha256 that the Hub gives for it. Not covered: sources that are read more than once
-(thresholds, inner products); those are downloaded first.
+way at a time, and nothing is written to disk. A file that is read whole, as adapters and most finetunes are, is hashed
+on the way and compared with the sha256 that the Hub gives for it. Of others (a large head is left out, several
+processes share the tensors, or a fuse goes on that was stopped) the bytes are as the connection brought them, and
+`read_ahead` says so. Not covered: sources that are read more than once (thresholds, inner products); those are
+downloaded first, and compared.
 """
 
 from __future__ import annotations
@@ -28,6 +30,7 @@ CHUNK = 8 * 2**20  # bytes of one request, at most
 GAP = 2**18  # bytes that are read and thrown away rather than asked for anew
 REQUESTS = 4  # under way at a time
 AHEAD = 192 * 2**20  # bytes of all sources together that wait to be used
+SMALL = 32 * 2**20  # bytes of a file that is read whole, in its own order, if half of it is needed
 Range = tuple[str, int, int]  # file, first byte, byte after the last
 
 
@@ -88,10 +91,17 @@ class RangeStore:
             self._used(chunk, stop - at)
             at = stop
 
+    @property
+    def unchecked(self) -> list[str]:
+        """The files that will be read in part, so that their sha256 is not compared."""
+        return [f"{self.folder}/{file}" for file in self._chunks if file not in self._hashes]
+
     def finish(self) -> None:
         """Everything has been read. Raises WeightsError if a file is not the one that the Hub names by its sha256."""
         for file, (digest, left, sha256) in self._hashes.items():
-            if not left and digest.hexdigest() != sha256:
+            while left:  # nobody needed it
+                self._wait_for(left[0])
+            if digest.hexdigest() != sha256:
                 raise WeightsError(
                     f"{self.folder}/{file} does not have the sha256 that the Hub gives for it: try again"
                 )
@@ -148,15 +158,28 @@ class RangeStore:
 
 
 def _chunks(ranges: Sequence[Range], sizes: dict[str, int], most: int) -> list[_Chunk]:
-    """Requests for these ranges, in their order; files that are read in order and almost whole are read whole."""
+    """Requests for these ranges, in their order.
+
+    Files that are read in order and almost whole are read whole, and so are small ones of which half is needed.
+    """
     by_file: dict[str, list[Range]] = {}
     for r in ranges:
         by_file.setdefault(r[0], []).append(r)
     asked = {file: sum(stop - start for _, start, stop in own) for file, own in by_file.items()}
-    whole = {f for f, own in by_file.items() if own == sorted(own) and asked[f] >= sizes[f] * 15 // 16}
+    small = {f for f in by_file if sizes[f] <= SMALL and asked[f] >= sizes[f] // 2}
+    whole = {f for f, own in by_file.items() if own == sorted(own) and asked[f] >= sizes[f] * 15 // 16} - small
     made: list[_Chunk] = []
     last: dict[str, _Chunk] = {}
+    parts: dict[str, list[_Chunk]] = {}
     for file, start, stop in ranges:
+        if file in small:
+            if file not in parts:
+                begins = range(0, sizes[file], most)
+                parts[file] = [_Chunk(file, begin, min(begin + most, sizes[file])) for begin in begins]
+                made += parts[file]
+            for part in parts[file][start // most : -(-stop // most)]:
+                part.wanted += min(stop, part.stop) - max(start, part.start)
+            continue
         while start < stop:
             chunk = last.get(file)
             if file in whole:
@@ -179,8 +202,13 @@ def _chunks(ranges: Sequence[Range], sizes: dict[str, int], most: int) -> list[_
 
 
 @contextmanager
-def read_ahead(works: Sequence[TensorWork], base: Checkpoint, residual: Checkpoint | None = None) -> Iterator[None]:
-    """Tell all stores of the Hub what the blocks of a fuse will read, in their order; in the end compare the hashes."""
+def read_ahead(
+    works: Sequence[TensorWork], base: Checkpoint, residual: Checkpoint | None = None
+) -> Iterator[list[str]]:  # fmt: skip
+    """Tell all stores of the Hub what the blocks of a fuse will read, in their order; in the end compare the hashes.
+
+    Gives the files that cannot be compared.
+    """
     expected: dict[RangeStore, list[Range]] = {}
 
     def will_read(checkpoint: Checkpoint, name: str, first: int = 0, last: int | None = None) -> None:
@@ -209,13 +237,13 @@ def read_ahead(works: Sequence[TensorWork], base: Checkpoint, residual: Checkpoi
             if residual is not None and work.name in residual:
                 will_read(residual, work.name, first, last)
     if not expected:
-        yield
+        yield []
         return
     with ThreadPoolExecutor(REQUESTS) as pool:
         for store, ranges in expected.items():
             store.expect(ranges, AHEAD // len(expected), pool)
         try:
-            yield
+            yield sorted(file for store in expected for file in store.unchecked)
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
