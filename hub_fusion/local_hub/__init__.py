@@ -9,7 +9,7 @@ The unmodified ``huggingface_hub`` client works against it with nothing set but 
 It is meant for tests and rehearsals that must see real conflicts, real refusals and real files. It knows nothing of the
 rest of the package and is spoken to over HTTP only. Importing it imports no web framework.
 
-Not covered: Spaces at run time, jobs, git itself, quotas and TLS. It trusts
+Not covered: running Spaces, jobs, git itself, quotas and TLS. It trusts
 its operator: whoever can write to the folder owns the Hub.
 """
 

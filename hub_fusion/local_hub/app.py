@@ -30,7 +30,9 @@ from hub_fusion.local_hub import (
     browse,
     commits,
     discussions,
+    duplicates,
     files,
+    hardware,
     info,
     lfs,
     lfs_files,
@@ -40,24 +42,26 @@ from hub_fusion.local_hub import (
     refs,
     repos,
     side,
+    space_values,
+    spaces,
     validate,
     webhooks,
     xet,
     xet_read,
 )
-from hub_fusion.local_hub.call import API_REPO, Call, Route, answer
+from hub_fusion.local_hub.call import API_REPO, SPACE_REPO, Call, Route, answer
 from hub_fusion.local_hub.errors import HubError, repo_not_found
 from hub_fusion.local_hub.store import Store
 from hub_fusion.local_hub.stream import RAW_SEND
 from hub_fusion.local_hub.users import authenticate
 
 log = logging.getLogger(__name__)
-TOPICS = (side, validate, webhooks, repos, access, listing, refs, browse, preupload, commits, discussions, lfs,
-          lfs_files, multipart, xet_read, xet, info, files)  # fmt: skip
+TOPICS = (side, validate, webhooks, hardware, spaces, space_values, duplicates, repos, access, listing, refs, browse,
+          preupload, commits, discussions, lfs, lfs_files, multipart, xet_read, xet, info, files)  # fmt: skip
 SPOOL_IN_MEMORY = 4 * 2**20
 # what is asked of repositories: on a name without a namespace ("gpt2"), which none has here, it means a missing one
-_ASKED = {r.path.removeprefix(f"{API_REPO}/").split("/")[0] for topic in TOPICS for r in topic.ROUTES
-          if r.path.startswith(f"{API_REPO}/")}  # fmt: skip
+_ASKED = {r.path.removeprefix(f"{repo}/").split("/")[0] for topic in TOPICS for r in topic.ROUTES
+          for repo in (API_REPO, SPACE_REPO) if r.path.startswith(f"{repo}/")}  # fmt: skip
 NO_NAMESPACE = re.compile(
     rf"/api/(?:models|datasets|spaces)/[^/]+(?:/(?:{'|'.join(sorted(_ASKED))})(?:/.*)?)?|/[^/]+/resolve/.*"
 )
@@ -69,9 +73,16 @@ class KindConvertor(StringConvertor):
     regex = "models|datasets|spaces"
 
 
+class SpacesConvertor(StringConvertor):
+    """`{kind:hub_spaces}`: what only Spaces have."""
+
+    regex = "spaces"
+
+
 def build_app(store: Store) -> ASGIApp:
     """The application that serves `store`."""
     register_url_convertor("hub_kind", KindConvertor())
+    register_url_convertor("hub_spaces", SpacesConvertor())
     routes = [
         StarletteRoute(route.path, _endpoint(store, route), methods=[route.method])
         for topic in TOPICS

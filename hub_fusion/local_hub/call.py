@@ -19,6 +19,7 @@ from hub_fusion.local_hub.store import KINDS, Repo, Store
 from hub_fusion.local_hub.users import User, access_status, check_can_write, may_read_files, may_see
 
 API_REPO = "/api/{kind:hub_kind}/{ns}/{name}"
+SPACE_REPO = "/api/{kind:hub_spaces}/{ns}/{name}"
 FILE_REPOS = ("/{ns}/{name}", "/{kind:hub_kind}/{ns}/{name}")
 
 

@@ -26,6 +26,8 @@ STALE = "The branch was updated since you opened this page. Please refresh and t
 
 def commit(call: Call) -> Response:
     """All operations of the request as one commit on a branch or in a pull request, or none of them."""
+    if call.flag("hot_reload"):
+        raise HubError(501, "Nothing runs here that could be reloaded: commit without it.")
     with call.store.blobs.guard():  # from the first content kept to the commit that refers to it
         return _commit(call)
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from starlette.responses import Response
 
-from hub_fusion.local_hub import lineage
+from hub_fusion.local_hub import lineage, spaces
 from hub_fusion.local_hub.call import API_REPO, Call, Route, answer
 from hub_fusion.local_hub.cards import RELATIONS
 from hub_fusion.local_hub.db import iso
@@ -49,6 +49,10 @@ def detail(call: Call) -> Response:
         shown = describe(con, store, repo, facts, sha=sha, modified=modified)
         shown["siblings"] = siblings(store.tree(con, tree_id), blobs=call.flag("blobs"))
         shown["baseModels"] = base_models(con, facts)
+        if repo.kind == "space":
+            shown["runtime"] = spaces.runtime(con, store, repo, facts)
+        elif not expand or "spaces" in expand:
+            shown["spaces"] = users_of(con, call.user, repo)
         if not expand or "usedStorage" in expand:
             total = con.execute("SELECT SUM(size) FROM repo_blobs WHERE repo=?", (repo.id,)).fetchone()[0]
             shown["usedStorage"] = total or 0
@@ -107,11 +111,15 @@ def describe(
             "config": facts["config"],
             "safetensors": facts["safetensors"],
             "model-index": (facts["card"] or {}).get("model-index"),
-            "spaces": [],
             "xetEnabled": True,
         }
     elif repo.kind == "space":
-        shown |= {"sdk": repo.sdk, "subdomain": repo.full_name.replace("/", "-").lower(), "models": [], "datasets": []}
+        shown |= {
+            "sdk": spaces.sdk_of(repo, facts),
+            "subdomain": repo.full_name.replace("/", "-").lower(),
+            "models": spaces.linked(facts, "models"),
+            "datasets": spaces.linked(facts, "datasets"),
+        }
     return shown
 
 
@@ -138,6 +146,16 @@ def base_models(con: sqlite3.Connection, facts: Facts) -> dict[str, Any] | None:
         row = con.execute("SELECT hex FROM repos WHERE kind='model' AND key=?", (name.lower(),)).fetchone()
         models.append({"_id": row["hex"] if row else "0" * 24, "id": name})
     return {"relation": facts["bases"]["relation"], "models": models}
+
+
+def users_of(con: sqlite3.Connection, user: User | None, repo: Repo) -> list[str]:
+    """The Spaces that the caller may see whose cards name this model or dataset."""
+    rows = con.execute(
+        "SELECT repos.* FROM repos JOIN trees ON trees.id=repos.tree WHERE kind='space' AND EXISTS"
+        " (SELECT 1 FROM json_each(facts, ?) WHERE type='text' AND lower(value)=?) ORDER BY repos.id",
+        (f"$.card.{repo.kind}s", repo.key),
+    )
+    return [space.full_name for space in (Repo(**row) for row in rows) if may_see(user, space)]
 
 
 def children(con: sqlite3.Connection, user: User | None, repo: Repo) -> dict[str, int]:

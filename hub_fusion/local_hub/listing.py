@@ -12,7 +12,7 @@ from urllib.parse import urlencode
 
 from starlette.responses import Response
 
-from hub_fusion.local_hub import lineage
+from hub_fusion.local_hub import lineage, spaces
 from hub_fusion.local_hub.call import Call, Route, answer
 from hub_fusion.local_hub.errors import HubError
 from hub_fusion.local_hub.info import LIST_EXPAND, base_models, check_expand, describe, select, siblings
@@ -30,6 +30,7 @@ SORT_COLUMNS = {
     "trendingScore": "trending",
     "trending_score": "trending",
 }
+LINKS = ("models", "datasets")
 DEFAULT_FIELDS = [
     "_id",
     "id",
@@ -44,7 +45,7 @@ DEFAULT_FIELDS = [
     "trendingScore",
     "sdk",
 ]
-FULL_FIELDS = ["author", "sha", "lastModified", "gated", "disabled", "siblings"]
+FULL_FIELDS = ["author", "sha", "lastModified", "gated", "disabled", "siblings", "runtime", "subdomain", *LINKS]
 MULTIPLES = {"K": 10**3, "M": 10**6, "B": 10**9, "T": 10**12}
 
 
@@ -91,6 +92,8 @@ def _item(
     full = call.flag("full")
     if full or "siblings" in expand:
         shown["siblings"] = siblings(call.store.tree(con, repo.tree))
+    if repo.kind == "space" and (full or "runtime" in expand):
+        shown["runtime"] = spaces.runtime(con, call.store, repo, facts)
     if expand:
         if "baseModels" in expand:
             shown["baseModels"] = base_models(con, facts)
@@ -122,6 +125,14 @@ def _conditions(call: Call, names: dict[str, str]) -> tuple[list[str], list[Any]
     for word in (query.get("search") or "").lower().split():
         where.append("instr(repos.key, ?) > 0")
         values.append(word)
+    linked = "EXISTS (SELECT 1 FROM json_each(trees.facts, ?) WHERE type='text' AND lower(value)=?)"
+    for key in LINKS if call.kind == "space" else ():
+        for name in call.values(key):
+            where.append(linked)
+            values += [f"$.card.{key}", name.lower()]
+    if call.kind == "space" and call.flag("linked"):
+        where.append(f"({' OR '.join(linked.partition(' AND ')[0] + ')' for _ in LINKS)})")
+        values += [f"$.card.{key}" for key in LINKS]
     if query.get("pipeline_tag"):
         where.append("repos.pipeline=?")
         values.append(query["pipeline_tag"])

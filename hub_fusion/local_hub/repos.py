@@ -7,7 +7,7 @@ from typing import Any
 
 from starlette.responses import PlainTextResponse, Response
 
-from hub_fusion.local_hub import attributes, events, history, lineage, trees
+from hub_fusion.local_hub import attributes, events, history, lineage, spaces, trees
 from hub_fusion.local_hub.call import API_REPO, Call, Route, answer
 from hub_fusion.local_hub.db import new_hex_id, now_ms
 from hub_fusion.local_hub.errors import HubError, repo_not_found, sign_in_first
@@ -25,26 +25,19 @@ def create(call: Call) -> Response:
     user = call.user
     if user is None:
         raise sign_in_first()
-    private = _visibility(request, kind)
+    private = visibility(request, kind)
     sdk = request.get("sdk") if kind == "space" else None
-    if kind == "space" and sdk not in ("gradio", "docker", "static", "streamlit"):
-        raise HubError(400, "A Space needs an sdk: gradio, docker, static or streamlit.")
-    name = _name(request.get("name"))
+    if kind == "space" and not (isinstance(sdk, str) and sdk in spaces.SDKS):
+        raise HubError(400, f"A Space needs an sdk: {', '.join(spaces.SDKS)}.")
+    name = check_name(request.get("name"))
     with call.store.blobs.guard(), call.store.db.write() as con:
-        owner = _namespace(con, call, request.get("organization") or user.name)
+        owner = namespace(con, call, request.get("organization") or user.name)
         full_name = f"{owner['name']}/{name}"
         body = {"url": f"{call.base}/{URL_PREFIX[kind]}{full_name}", "name": full_name}
         existing = call.store.find_repo(con, kind, full_name)
         if existing is not None:
             raise HubError(409, f"You already created this {kind} repo: {full_name}", body=body)
-        con.execute("DELETE FROM renames WHERE kind=? AND key=?", (kind, full_name.lower()))
-        now, hex_id = now_ms(), new_hex_id()
-        repo_id = con.execute(
-            "INSERT INTO repos (hex, kind, full_name, key, owner, private, sdk, created, modified, head, tree, creator)"
-            " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, '', '', ?)",
-            (hex_id, kind, full_name, full_name.lower(), owner["id"], private, sdk, now, now, user.id),
-        ).lastrowid
-        assert repo_id is not None
+        repo_id = insert(con, kind, full_name, owner=owner["id"], private=private, sdk=sdk, creator=user.id)
         history.add_commit(
             con,
             call.store,
@@ -59,7 +52,23 @@ def create(call: Call) -> Response:
         made = call.store.find_repo(con, kind, full_name)
         assert made is not None
         events.repo_event(con, call, made, events.CREATE)
-    return answer(body | {"id": hex_id})
+        spaces.configure(con, call, made, request)
+    return answer(body | {"id": made.hex})
+
+
+def insert(
+    con: sqlite3.Connection, kind: str, full_name: str, *, owner: int, private: int, sdk: str | None, creator: int
+) -> int:
+    """The row of a new repository; the caller points its main at a commit in the same transaction."""
+    key, now = full_name.lower(), now_ms()
+    con.execute("DELETE FROM renames WHERE kind=? AND key=?", (kind, key))
+    row_id = con.execute(
+        "INSERT INTO repos (hex, kind, full_name, key, owner, private, sdk, created, modified, head, tree, creator)"
+        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, '', '', ?)",
+        (new_hex_id(), kind, full_name, key, owner, private, sdk, now, now, creator),
+    ).lastrowid
+    assert row_id is not None
+    return row_id
 
 
 def _first_files(call: Call, name: str, sdk: str | None) -> trees.Tree:
@@ -89,12 +98,12 @@ def move(call: Call) -> Response:
     """Another name, perhaps in another namespace; the old one answers 307 from now on."""
     request = call.json()
     kind = _kind(request)
-    old_owner, _, old_name = _text(request, "fromRepo").partition("/")
-    new_owner, _, new_name = _text(request, "toRepo").partition("/")
+    old_owner, _, old_name = text(request, "fromRepo").partition("/")
+    new_owner, _, new_name = text(request, "toRepo").partition("/")
     with call.store.db.write() as con:
         repo = _named(con, call, kind, old_owner, old_name)
-        owner = _namespace(con, call, new_owner)
-        full_name = f"{owner['name']}/{_name(new_name)}"
+        owner = namespace(con, call, new_owner)
+        full_name = f"{owner['name']}/{check_name(new_name)}"
         taken = call.store.find_repo(con, kind, full_name)
         if taken is not None and taken.id != repo.id:
             raise HubError(409, f"A {kind} repository called {full_name} already exists.")
@@ -116,7 +125,7 @@ def settings(call: Call) -> Response:
     request = call.json()
     changes: dict[str, Any] = {}
     if "visibility" in request or "private" in request:
-        changes["private"] = _visibility(request, call.kind)
+        changes["private"] = visibility(request, call.kind)
     if "gated" in request:
         if request["gated"] not in ("auto", "manual", False):
             raise HubError(400, '"gated" must be "auto", "manual" or false.')
@@ -177,14 +186,16 @@ def _kind(request: dict[str, Any]) -> str:
     return str(kind)
 
 
-def _text(request: dict[str, Any], key: str) -> str:
+def text(request: dict[str, Any], key: str) -> str:
+    """A value of a request that must be there; 400."""
     value = request.get(key)
     if not isinstance(value, str):
         raise HubError(400, f'"{key}" must be a string.')
     return value
 
 
-def _name(name: object) -> str:
+def check_name(name: object) -> str:
+    """The name of a repository in its namespace; 400."""
     if (
         not isinstance(name, str)
         or not REPO_NAME.fullmatch(name)
@@ -199,7 +210,8 @@ def _name(name: object) -> str:
     return name
 
 
-def _visibility(request: dict[str, Any], kind: str) -> int:
+def visibility(request: dict[str, Any], kind: str) -> int:
+    """What a request asks for, public if nothing, as the column holds it; 400."""
     if isinstance(request.get("private"), bool):
         return int(request["private"])
     visibility = request.get("visibility") or "public"
@@ -210,7 +222,7 @@ def _visibility(request: dict[str, Any], kind: str) -> int:
     return VISIBILITIES[visibility]
 
 
-def _namespace(con: sqlite3.Connection, call: Call, name: object) -> sqlite3.Row:
+def namespace(con: sqlite3.Connection, call: Call, name: object) -> sqlite3.Row:
     """The account, if the caller may write to it."""
     row = con.execute("SELECT * FROM accounts WHERE key=?", (str(name).lower(),)).fetchone()
     if call.user is None:
