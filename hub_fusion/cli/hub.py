@@ -20,13 +20,27 @@ app.add_typer(user, name="user")
 def serve(
     root: Path = typer.Option(..., "--root", help="Folder of the Hub's storage; made if it is not there."),
     port: int = typer.Option(8600, "--port", help="TCP port; 0 takes a free one."),
-    host: str = typer.Option("127.0.0.1", "--host", help="Address to listen on."),
+    host: str = typer.Option(
+        "127.0.0.1", "--host", help="Address to listen on; one that other machines reach needs an account first."
+    ),
+    rate_limit: list[str] = typer.Option(
+        [],
+        "--rate-limit",
+        metavar="BUCKET=REQUESTS/SECONDS",
+        help="Limit each caller, as in api=1000/300; BUCKET is api, resolvers or pages. May be repeated.",
+    ),
+    faults: Path | None = typer.Option(None, "--faults", help="YAML or JSON file of faults to inject; see its README."),
+    faults_log: Path | None = typer.Option(None, "--faults-log", help="Append injected faults here, as JSON lines."),
 ) -> None:
     """Serve a folder as a Hub until interrupted; clients need HF_ENDPOINT only."""
     from hub_fusion.local_hub import run
 
+    limits = {bucket: rate for bucket, _, rate in (text.partition("=") for text in rate_limit)}
     say(f"Serving {root}; clients need HF_ENDPOINT set to")
-    run(root, host, port)
+    try:
+        run(root, host, port, limits, faults, faults_log)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
 
 
 @app.command()

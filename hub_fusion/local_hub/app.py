@@ -11,7 +11,6 @@ request.
 import inspect
 import logging
 import re
-import secrets
 import tempfile
 from typing import IO, Any
 from urllib.parse import unquote
@@ -23,7 +22,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route as StarletteRoute
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp
 
 from hub_fusion.local_hub import (
     access,
@@ -49,11 +48,13 @@ from hub_fusion.local_hub import (
     xet,
     xet_read,
 )
-from hub_fusion.local_hub.call import API_REPO, SPACE_REPO, Call, Route, answer
+from hub_fusion.local_hub.call import API_REPO, SPACE_REPO, STORE, Call, Route, drain, error_response
 from hub_fusion.local_hub.errors import HubError, repo_not_found
+from hub_fusion.local_hub.faults import Faults
+from hub_fusion.local_hub.limits import Limits
 from hub_fusion.local_hub.store import Store
-from hub_fusion.local_hub.stream import RAW_SEND
 from hub_fusion.local_hub.users import authenticate
+from hub_fusion.local_hub.wire import WireApp
 
 log = logging.getLogger(__name__)
 TOPICS = (side, validate, webhooks, hardware, spaces, space_values, duplicates, repos, access, listing, refs, browse,
@@ -79,8 +80,8 @@ class SpacesConvertor(StringConvertor):
     regex = "spaces"
 
 
-def build_app(store: Store) -> ASGIApp:
-    """The application that serves `store`."""
+def build_app(store: Store, limits: Limits, faults: Faults) -> ASGIApp:
+    """The application that serves `store` within the limits, but for the faults."""
     register_url_convertor("hub_kind", KindConvertor())
     register_url_convertor("hub_spaces", SpacesConvertor())
     routes = [
@@ -91,7 +92,7 @@ def build_app(store: Store) -> ASGIApp:
     handlers = {HTTPException: _unknown, Exception: _crashed}
     app = Starlette(routes=routes, exception_handlers=handlers)  # type: ignore[arg-type]
     app.router.redirect_slashes = False
-    return _WireApp(app)
+    return WireApp(app, store, limits, faults)
 
 
 def _endpoint(store: Store, route: Route) -> Any:
@@ -130,7 +131,7 @@ def _open_call(store: Store, route: Route, request: Request, body: bytes, spool:
     if route.token:
         with store.db.read() as con:
             user = authenticate(con, request.headers.get("authorization"))
-    return Call(store, request, params, user, body, spool)
+    return Call(request.scope.get(STORE, store), request, params, user, body, spool)
 
 
 async def _read(request: Request, limit: int) -> bytes:
@@ -155,21 +156,8 @@ async def _spool(request: Request) -> IO[bytes]:
     return spool
 
 
-def error_response(error: HubError) -> Response:
-    """The body and headers a client reads a refusal from."""
-    headers = dict(error.headers)
-    headers["X-Error-Message"] = "".join(c if " " <= c <= "~" else "?" for c in " ".join(error.message.split())[:1000])
-    if error.code:
-        headers["X-Error-Code"] = error.code
-    return answer({"error": error.message, **error.body}, error.status, headers)
-
-
 async def _unknown(request: Request, error: HTTPException) -> Response:
-    try:
-        async for _ in request.stream():
-            pass
-    except ClientDisconnect:
-        pass
+    await drain(request)
     if NO_NAMESPACE.fullmatch(request.scope["path"]):
         return error_response(repo_not_found())
     if error.status_code == 405:
@@ -180,31 +168,3 @@ async def _unknown(request: Request, error: HTTPException) -> Response:
 async def _crashed(request: Request, error: Exception) -> Response:
     log.error("%s %s failed", request.method, request.url.path, exc_info=error)
     return error_response(HubError(500, "Internal Error - the server's log says more"))
-
-
-class _WireApp:
-    """Matches paths undecoded and stamps the headers every answer has."""
-
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            return
-        path = scope["raw_path"].decode("latin-1")
-        scope = {**scope, "path": path, RAW_SEND: send}
-        bucket, quota = ("resolvers", 5000) if "/resolve/" in path else ("api", 1000)
-        asked = dict(scope["headers"]).get(b"x-request-id", b"")
-        request_id = asked[:64] if asked.isalnum() else f"Root=1-{secrets.token_hex(4)}".encode()
-
-        async def stamped(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                message["headers"] = [
-                    *message["headers"],
-                    (b"x-request-id", request_id),
-                    (b"ratelimit", f'"{bucket}";r={quota - 1};t=120'.encode()),
-                    (b"ratelimit-policy", f'"fixed window";"{bucket}";q={quota};w=300'.encode()),
-                ]
-            await send(message)
-
-        await self._app(scope, receive, stamped)

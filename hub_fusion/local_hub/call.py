@@ -11,8 +11,9 @@ from dataclasses import dataclass, field
 from typing import IO, Any, Literal, NamedTuple
 from urllib.parse import parse_qs
 
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
 
 from hub_fusion.local_hub.errors import HubError, gated, repo_not_found
 from hub_fusion.local_hub.store import KINDS, Repo, Store
@@ -20,6 +21,8 @@ from hub_fusion.local_hub.users import User, access_status, check_can_write, may
 
 API_REPO = "/api/{kind:hub_kind}/{ns}/{name}"
 SPACE_REPO = "/api/{kind:hub_spaces}/{ns}/{name}"
+STORE = "hub_fusion.store"  # a key in the scope: the store that an injected fault shows instead of the present one
+TAGS_UNTIL = "hub_fusion.tags_until"  # likewise: the time (ms) after which tags are not in the index yet
 FILE_REPOS = ("/{ns}/{name}", "/{kind:hub_kind}/{ns}/{name}")
 
 
@@ -145,3 +148,27 @@ def answer(value: Any, status: int = 200, headers: dict[str, str] | None = None)
     """JSON."""
     body = json.dumps(value, separators=(",", ":"), ensure_ascii=True).encode()
     return Response(body, status, headers, media_type="application/json")
+
+
+def error_response(error: HubError) -> Response:
+    """The body and headers a client reads a refusal from."""
+    headers = dict(error.headers)
+    headers["X-Error-Message"] = "".join(c if " " <= c <= "~" else "?" for c in " ".join(error.message.split())[:1000])
+    if error.code:
+        headers["X-Error-Code"] = error.code
+    return answer({"error": error.message, **error.body}, error.status, headers)
+
+
+async def drain(request: Request) -> None:
+    """Read what is left of the request's body, so that it is not taken for the next request."""
+    try:
+        async for _ in request.stream():
+            pass
+    except ClientDisconnect:
+        pass
+
+
+async def refuse(error: HubError, scope: Scope, receive: Receive, send: Send) -> None:
+    """Answer with a refusal before anything has looked at the request."""
+    await drain(Request(scope, receive))
+    await error_response(error)(scope, receive, send)

@@ -9,7 +9,7 @@ import secrets
 import sqlite3
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -77,6 +77,7 @@ class Database:
         self._write_lock = threading.Lock()
         self._closed = False
         self.changed = threading.Event()  # set after every write, for those who wait for something to do
+        self.after_write: Callable[[], None] | None = None  # called after every write, before the next one
         with self._connection() as con:
             con.execute("PRAGMA journal_mode=WAL")
             con.executescript(SCHEMA)
@@ -106,7 +107,16 @@ class Database:
             except BaseException:
                 con.execute("ROLLBACK")
                 raise
+            if self.after_write is not None:
+                self.after_write()
         self.changed.set()
+
+    def hold(self) -> sqlite3.Connection:
+        """A connection that sees the present state until it is closed."""
+        con = self._open()
+        con.execute("BEGIN")
+        con.execute("SELECT 1 FROM meta").fetchone()  # SQLite begins to hold the state with the first look at it
+        return con
 
     def close(self) -> None:
         """Close every idle connection; those in use close when they are given back."""

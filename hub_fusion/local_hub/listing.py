@@ -13,13 +13,14 @@ from urllib.parse import urlencode
 from starlette.responses import Response
 
 from hub_fusion.local_hub import lineage, spaces
-from hub_fusion.local_hub.call import Call, Route, answer
+from hub_fusion.local_hub.call import TAGS_UNTIL, Call, Route, answer
 from hub_fusion.local_hub.errors import HubError
 from hub_fusion.local_hub.info import LIST_EXPAND, base_models, check_expand, describe, select, siblings
 from hub_fusion.local_hub.store import Repo
 from hub_fusion.local_hub.users import sees_private
 
 MAX_PAGE = 1000
+MAX_DATE = 2**62
 SORT_COLUMNS = {
     "createdAt": "created",
     "created_at": "created",
@@ -117,8 +118,8 @@ def _conditions(call: Call, names: dict[str, str]) -> tuple[list[str], list[Any]
     where.append(f"({' OR '.join(clauses)})")
     values += [*accounts, *named]
     for tag in [part for value in call.values("filter") for part in value.split(",") if part]:
-        where.append("repos.id IN (SELECT repo FROM repo_tags WHERE tag=?)")
-        values.append(lineage.follow_tag(tag, names))
+        where.append("repos.id IN (SELECT repo FROM repo_tags WHERE tag=? AND since<=?)")
+        values += [lineage.follow_tag(tag, names), call.request.scope.get(TAGS_UNTIL, MAX_DATE)]
     if query.get("author"):
         where.append("repos.owner=(SELECT id FROM accounts WHERE key=?)")
         values.append(query["author"].lower())

@@ -4,13 +4,17 @@ import signal
 import socket
 import threading
 import time
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     import uvicorn
 
     from hub_fusion.local_hub.deliveries import Sender
+    from hub_fusion.local_hub.fault_rules import Spec
+    from hub_fusion.local_hub.faults import Faults
+    from hub_fusion.local_hub.limits import Limits
     from hub_fusion.local_hub.store import Store
 
 START_TIMEOUT_S = 20.0
@@ -18,14 +22,25 @@ STOP_TIMEOUT_S = 10.0
 
 
 class LocalHub:
-    """A running Hub: `url` is what HF_ENDPOINT wants; `stop()`, or leave its `with` block, to end it."""
+    """A running Hub: `url` is what HF_ENDPOINT wants; `stop()`, or leave its `with` block, to end it.
 
-    def __init__(self, root: Path, host: str, port: int) -> None:
+    `limits` and `faults` can be `set` anew at any time; `faults.log` tells which faults were injected.
+    """
+
+    def __init__(
+        self, root: Path, host: str, port: int, limits: Mapping[str, str] | None = None, faults: "Spec" = None
+    ) -> None:
         self.root = root
         self._socket = _listen(host, port)
         self.port: int = self._socket.getsockname()[1]
         self.url = f"http://{f'[{host}]' if ':' in host else host}:{self.port}"
-        self._server, self._store, self._sender = _server(root)
+        try:
+            self._parts = _assemble(root, host, limits, faults)
+        except BaseException:
+            self._socket.close()
+            raise
+        self.limits, self.faults = self._parts.limits, self._parts.faults
+        self._server = self._parts.server
         self._thread = threading.Thread(
             target=self._server.run, kwargs={"sockets": [self._socket]}, name="local-hub", daemon=True
         )
@@ -38,11 +53,12 @@ class LocalHub:
             if not self._thread.is_alive() or time.monotonic() > deadline:
                 raise RuntimeError(f"The local Hub did not start on {self.url}; its log says why.")
             time.sleep(0.005)
-        self._sender.start()
+        self._parts.sender.start()
         return self
 
     def stop(self) -> None:
         """End the server and close the store; a second call does nothing."""
+        self.faults.close()
         if self._thread.is_alive():
             self._server.should_exit = True
             self._thread.join(STOP_TIMEOUT_S)
@@ -50,8 +66,7 @@ class LocalHub:
                 self._server.force_exit = True
                 self._thread.join(STOP_TIMEOUT_S)
         self._socket.close()
-        self._sender.stop()
-        self._store.close()
+        self._parts.close()
 
     def __enter__(self) -> "LocalHub":
         return self
@@ -60,41 +75,79 @@ class LocalHub:
         self.stop()
 
 
-def serve(root: Path, *, host: str = "127.0.0.1", port: int = 0) -> LocalHub:
-    """Start a Hub over the folder `root` in a thread; port 0 takes a free one. Stop the handle when done."""
-    return LocalHub(Path(root), host, port).start()
+def serve(
+    root: Path,
+    *,
+    host: str = "127.0.0.1",
+    port: int = 0,
+    limits: Mapping[str, str] | None = None,
+    faults: "Spec" = None,
+) -> LocalHub:
+    """Start a Hub over the folder `root` in a thread; port 0 takes a free one. Stop the handle when done.
+
+    `limits`: requests per seconds and bucket, ``{"api": "1000/300"}``, see `limits`. `faults`: rules or a file of them,
+    see `faults`. Raises ValueError where they make no sense.
+    """
+    return LocalHub(Path(root), host, port, limits, faults).start()
 
 
-def run(root: Path, host: str = "127.0.0.1", port: int = 0) -> None:
-    """Serve in the foreground until SIGINT or SIGTERM; prints the URL once it listens."""
+def run(
+    root: Path,
+    host: str = "127.0.0.1",
+    port: int = 0,
+    limits: Mapping[str, str] | None = None,
+    faults: "Spec" = None,
+    faults_log: Path | None = None,
+) -> None:
+    """Serve in the foreground until SIGINT or SIGTERM; prints the URL once it listens. `faults_log`: JSON lines."""
     previous = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    listener, store, sender = _listen(host, port), None, None
+    listener, parts = _listen(host, port), None
     try:
-        server, store, sender = _server(Path(root))
-        sender.start()
+        parts = _assemble(Path(root), host, limits, faults, faults_log)
+        parts.sender.start()
         print(f"http://{host}:{listener.getsockname()[1]}", flush=True)
-        server.run(sockets=[listener])
+        parts.server.run(sockets=[listener])
     except KeyboardInterrupt:  # uvicorn raises the signal again once it has stopped
         pass
     finally:
         listener.close()
-        if sender is not None:
-            sender.stop()
-        if store is not None:
-            store.close()
+        if parts is not None:
+            parts.close()
         signal.signal(signal.SIGTERM, previous)
 
 
-def _server(root: Path) -> tuple["uvicorn.Server", "Store", "Sender"]:
+class _Parts(NamedTuple):
+    server: "uvicorn.Server"
+    store: "Store"
+    sender: "Sender"
+    limits: "Limits"
+    faults: "Faults"
+
+    def close(self) -> None:
+        self.sender.stop()
+        self.faults.close()
+        self.store.close()
+
+
+def _assemble(
+    root: Path, host: str, limits: Mapping[str, str] | None, faults: "Spec", faults_log: Path | None = None
+) -> _Parts:
     import uvicorn
 
     from hub_fusion.local_hub.app import build_app
     from hub_fusion.local_hub.deliveries import Sender
+    from hub_fusion.local_hub.faults import Faults
+    from hub_fusion.local_hub.limits import Limits
     from hub_fusion.local_hub.store import Store
 
     store = Store(root)
+    try:
+        limiting, faulty = Limits(limits), Faults(store, faults, faults_log)
+    except BaseException:
+        store.close()
+        raise
     config = uvicorn.Config(
-        build_app(store),
+        build_app(store, limiting, faulty),
         log_level="warning",
         access_log=False,
         lifespan="off",
@@ -104,7 +157,7 @@ def _server(root: Path) -> tuple["uvicorn.Server", "Store", "Sender"]:
         timeout_graceful_shutdown=5,
         server_header=False,
     )
-    return uvicorn.Server(config), store, Sender(store)
+    return _Parts(uvicorn.Server(config), store, Sender(store), limiting, faulty)
 
 
 def _listen(host: str, port: int) -> socket.socket:

@@ -154,12 +154,11 @@ class Store:
     def flush_downloads(self) -> None:
         """Write the noted downloads. A kill loses those not yet written: they are statistics, not content."""
         with self._downloads_lock:
-            pending, self._downloads = self._downloads, Counter()
+            pending = [(n, repo) for repo, n in self._downloads.items()]
+            self._downloads.clear()
         if pending:
             with self.db.write() as con:
-                con.executemany(
-                    "UPDATE repos SET downloads=downloads+? WHERE id=?", [(n, repo) for repo, n in pending.items()]
-                )
+                con.executemany("UPDATE repos SET downloads=downloads+? WHERE id=?", pending)
 
     def sign(self, purpose: str, *fields: object, valid_s: int) -> str:
         """`fields`, an expiry and a signature in one URL-safe word, valid for this store and purpose only."""

@@ -105,17 +105,23 @@ def _digest(token: str) -> str:
     return hashlib.sha256(token.encode("utf-8", "surrogateescape")).hexdigest()
 
 
+def token_digest(header: str) -> str | None:
+    """How the token of an ``Authorization`` header is stored; None if the header holds none."""
+    scheme, _, token = header.partition(" ")
+    return _digest(token.strip()) if scheme.lower() == "bearer" else None
+
+
 def authenticate(con: sqlite3.Connection, header: str | None) -> User | None:
     """The user of an ``Authorization`` header; None without one; 401 for a token that nobody was given."""
     if not header:
         return None
-    scheme, _, token = header.partition(" ")
-    if scheme.lower() != "bearer":
+    digest = token_digest(header)
+    if digest is None:
         raise bad_credentials()
     row = con.execute(
         "SELECT accounts.*, tokens.role, tokens.name AS label, fine_grained, tokens.created AS issued"
         " FROM tokens JOIN accounts ON accounts.id=tokens.account WHERE sha256=?",
-        (_digest(token.strip()),),
+        (digest,),
     ).fetchone()
     if row is None:
         raise bad_credentials()
