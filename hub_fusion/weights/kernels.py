@@ -1,26 +1,27 @@
 """Inner loops, compiled by numba: they run without the interpreter's lock, in order, and without fast-math.
 
 What they compute is defined by the torch functions in merge/ and by IEEE 754; tests hold the two together bit by bit.
-Arrays are flat, contiguous and owned by the caller. Compiled code is kept beside this file (or in NUMBA_CACHE_DIR).
+Arrays are flat, contiguous and owned by the caller.
 """
 
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
+
+from hub_fusion.weights.compiled import compiled
 
 MAGNITUDE = np.int32(0x7FFFFFFF)
 INFINITE = np.int32(0x7F800000)  # magnitudes from here on are infinity or NaN
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def widen_bf16(raw, out):
     """BFloat16 (uint16) → float32."""
     for j in range(len(out)):
         out[j] = np.uint32(np.uint32(raw[j]) << np.uint32(16)).view(np.float32)
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def narrow_bf16(values, out):
     """Float32 → bfloat16 (uint16), to nearest, ties to even; NaN stays NaN."""
     for j in range(len(out)):
@@ -31,7 +32,7 @@ def narrow_bf16(values, out):
         out[j] = np.uint32(0x7FC0) if nan else rounded
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def subtract_bf16(raw, origin, scale, out):
     """out = (bfloat16 − float32)·scale; gives whether all of it is finite."""
     largest = np.int32(0)
@@ -43,7 +44,7 @@ def subtract_bf16(raw, origin, scale, out):
     return largest < INFINITE
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def subtract(wide, origin, scale, out):
     """out = (wide − origin)·scale for float32 or float64, rounded to float32; gives whether all of it is finite."""
     largest = np.int32(0)
@@ -54,7 +55,7 @@ def subtract(wide, origin, scale, out):
     return largest < INFINITE
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def times(values, scale):
     """values ← values·scale in float32; gives whether all of it is finite."""
     largest = np.int32(0)
@@ -65,7 +66,7 @@ def times(values, scale):
     return largest < INFINITE
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def add(base, merged, step, out):
     """out = base + step·merged; where nothing was merged the base stays as it is, zeros with their sign."""
     for j in range(len(out)):
@@ -75,7 +76,7 @@ def add(base, merged, step, out):
         out[j] = base[j] + change
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def add_to_bf16(base, merged, step, out):
     """`add` of float32, then rounded to bfloat16 (uint16); gives whether all of it is finite."""
     largest = np.uint32(0)
@@ -91,14 +92,14 @@ def add_to_bf16(base, merged, step, out):
     return largest < np.uint32(0x7F80)
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def count_upper(deltas, counts):
     """Add to `counts` (32,768) how many magnitudes have which upper 15 bits."""
     for j in range(len(deltas)):
         counts[np.int32(np.float32(deltas[j]).view(np.int32) & MAGNITUDE) >> 16] += 1
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def count_lower(deltas, upper, counts):
     """Of the magnitudes with these upper 15 bits, add to `counts` (65,536) how many have which lower 16."""
     for j in range(len(deltas)):
@@ -107,7 +108,7 @@ def count_lower(deltas, upper, counts):
             counts[bits & 0xFFFF] += 1
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def count_equal(deltas, bits):
     """How many magnitudes have exactly these bits."""
     count = 0
@@ -116,7 +117,7 @@ def count_equal(deltas, bits):
     return count
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def trim(deltas, bits, index, inside):
     """Zero where a magnitude does not lie before the cut (`inside`), or where it does (not `inside`); see Cut.
 
@@ -128,7 +129,7 @@ def trim(deltas, bits, index, inside):
         deltas[j] = deltas[j] if before == inside else np.float32(0)
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def drop(deltas, low, high, key0, key1, density):
     """Keep each element with probability `density`, divided by it; the same numbers as merge.inputs.noise_like.
 
@@ -149,7 +150,7 @@ def drop(deltas, low, high, key0, key1, density):
         deltas[j] = np.float32(deltas[j] / density) if uniform < density else np.float32(0)
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def weighted_sum(deltas, coefficients, out):
     """out = Σ cᵢ·δᵢ in order, each product and each sum rounded to float32."""
     for j in range(deltas.shape[1]):
@@ -159,7 +160,7 @@ def weighted_sum(deltas, coefficients, out):
             out[j] = np.float32(out[j] + np.float32(deltas[i, j] * coefficients[i]))
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def mean_of_agreeing(deltas, weights, scale, out):
     """The weighted mean of those that are not 0 and have the sign of Σ wᵢ·δᵢ (in float64, + where 0), times `scale`."""
     strip = 1024  # fits the fastest cache
@@ -183,13 +184,13 @@ def mean_of_agreeing(deltas, weights, scale, out):
 # short loops over one-dimensional arrays are what the compiler turns into vector instructions
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def _add_weighted(delta, weight, total):
     for j in range(len(total)):
         total[j] += np.float64(delta[j]) * weight
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def _add_agreeing(delta, weight, sign, total, share):
     for j in range(len(total)):
         agrees = np.float32(delta[j] * sign[j]) > np.float32(0)
@@ -197,7 +198,7 @@ def _add_agreeing(delta, weight, sign, total, share):
         share[j] = np.float32(share[j] + (weight if agrees else np.float32(0)))
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def _divide(total, share, scale):
     smallest = np.float32(1.1754943508222875e-38)
     for j in range(len(total)):

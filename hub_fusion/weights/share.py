@@ -33,7 +33,7 @@ def write_all(
 ) -> Done:  # fmt: skip
     """Write every block of this process's share that an earlier run has not written."""
     out, done = opened.plan.out, journal.finished(opened.plan.out, begun)
-    output = writer.Output(out, opened.layout | opened.kept)
+    output = writer.Output(out)
     keeping = {spec.name: spec for specs in opened.kept.values() for spec in specs}
     hashing = writer.RunningHashes(out, opened.layout) if compute.processes == 1 else None
     total, written, resumed = sum(work.out.size_bytes for work in works), 0, 0

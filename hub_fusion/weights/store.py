@@ -7,13 +7,14 @@ threads at once are fine, and nothing is mapped: memory that a fuse takes is the
 from __future__ import annotations
 
 import os
-import threading
+from itertools import count
 from pathlib import Path
 from typing import Protocol
 
 from hub_fusion.errors import WeightsError
+from hub_fusion.weights.descriptors import SHARED
 
-MOST_OPEN = 64  # of one folder; what is beyond is opened for each read
+_OWNERS = count()  # a number for each object that has files, never used again
 
 
 class Store(Protocol):
@@ -33,40 +34,27 @@ def _read_at(descriptor: int, out: memoryview, offset: int) -> int:
 
 
 class LocalFiles:
-    """The files of a folder. Descriptors stay open, as long as there are not too many, until this object is gone."""
+    """The files of a folder."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = str(folder)
-        self._open: dict[str, int] = {}
-        self._lock = threading.Lock()
+        self._owner = next(_OWNERS)
 
     def __del__(self) -> None:
-        for descriptor in self._open.values():
-            os.close(descriptor)
+        SHARED.close(self._owner)
 
     def read_into(self, file: str, offset: int, out: memoryview) -> None:
         """See Store. Raises WeightsError for a file that ends too early or cannot be read."""
         path = f"{self.folder}{os.sep}{file}"
         try:
-            descriptor, ours = self._descriptor(path)
+            opened = SHARED.take(self._owner, path, os.O_RDONLY)
             try:
                 while out.nbytes:
-                    count = _read_at(descriptor, out, offset)
+                    count = _read_at(opened.descriptor, out, offset)
                     if not count:
                         raise WeightsError(f"{path} ends at byte {offset}, where its header promises more: truncated")
                     offset, out = offset + count, out[count:]
             finally:
-                if ours:
-                    os.close(descriptor)
+                SHARED.give_back(opened)
         except OSError as error:
             raise WeightsError(f"cannot read {path}: {error.strerror}") from None
-
-    def _descriptor(self, path: str) -> tuple[int, bool]:
-        """A descriptor, and whether the caller must close it."""
-        with self._lock:
-            if path not in self._open:
-                descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-                if len(self._open) >= MOST_OPEN:
-                    return descriptor, True
-                self._open[path] = descriptor
-            return self._open[path], False

@@ -7,10 +7,11 @@ the bytes of the general way through Arithmetic (a test holds the two together),
 from __future__ import annotations
 
 import numpy as np
-from numba import njit, types
+from numba import types
 from numba.extending import overload
 
 from hub_fusion.weights import kernels
+from hub_fusion.weights.compiled import compiled
 
 LINEAR, TIES, DARE, DARE_TIES = range(4)
 STRIP = 2048  # elements: 8 KB of float32
@@ -58,7 +59,7 @@ def _add_of(base, merged, step, out):
     return add
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def fuse_strips(raw, origin, base, scales, kind, weights, cuts, keys, first, density, scale, step, out):
     """out = base + step·merge(raw − origin); gives whether all deltas and the result are finite.
 

@@ -52,7 +52,10 @@ def _cuts(arithmetic: Arithmetic, works: Sequence[TensorWork], contribution: Del
 
     def blocks() -> Iterator[np.ndarray]:
         for work, i in places:
-            yield from arithmetic.blocks(work, i)
+            try:
+                yield from arithmetic.blocks(work, i)
+            finally:
+                contribution.forget(work.name)  # factors of a whole adapter may be many
 
     return arithmetic.thresholds(blocks, arithmetic.formula.ranks(size), size)
 

@@ -20,6 +20,7 @@ from typing import Any
 
 from hub_fusion.weights import journal
 from hub_fusion.weights.checkpoint import FLOATS, INDEX, ITEM_BYTES, SINGLE, Checkpoint, TensorSpec, file_sha256
+from hub_fusion.weights.descriptors import SHARED, Open
 
 HASH_BYTES = 2**20
 
@@ -100,35 +101,41 @@ def reopen(out: Path, layout: dict[str, list[TensorSpec]], metadata: Mapping[str
 class Output:
     """The partial files of a fuse, open for writing; several threads and processes may write at once."""
 
-    def __init__(self, out: Path, layout: dict[str, list[TensorSpec]]) -> None:
-        self.out, self.layout = out, layout
-        self._files: dict[str, int] = {}
+    def __init__(self, out: Path) -> None:
+        self.out = out
+        self._unsynced: set[str] = set()
         self._lock = threading.Lock()
 
     def write(self, spec: TensorSpec, data: Any, offset_bytes: int = 0) -> None:
         """Put bytes of one tensor (from `offset_bytes` within it) in their place."""
         left, offset = memoryview(data).cast("B"), spec.start + offset_bytes
-        while left.nbytes:
-            written = os.pwrite(self._descriptor(spec.file), left, offset)
-            left, offset = left[written:], offset + written
+        opened = self._open(spec.file)
+        try:
+            while left.nbytes:
+                written = os.pwrite(opened.descriptor, left, offset)
+                left, offset = left[written:], offset + written
+        finally:
+            SHARED.give_back(opened)
+        with self._lock:
+            self._unsynced.add(spec.file)
 
     def sync(self) -> None:
         """Wait until what has been written is on the disk."""
         with self._lock:
-            descriptors = list(self._files.values())
-        for descriptor in descriptors:
-            journal.sync(descriptor)
+            unsynced, self._unsynced = self._unsynced, set()
+        for file in sorted(unsynced):
+            opened = self._open(file)
+            try:
+                journal.sync(opened.descriptor)
+            finally:
+                SHARED.give_back(opened)
 
     def close(self) -> None:
         """Give the descriptors back; call it when nobody writes."""
-        while self._files:
-            os.close(self._files.popitem()[1])
+        SHARED.close(self)
 
-    def _descriptor(self, file: str) -> int:
-        with self._lock:
-            if file not in self._files:
-                self._files[file] = os.open(self.out / f"{file}.partial", os.O_RDWR | os.O_CLOEXEC)
-            return self._files[file]
+    def _open(self, file: str) -> Open:
+        return SHARED.take(self, f"{self.out}/{file}.partial", os.O_RDWR)
 
 
 class RunningHashes:

@@ -4,6 +4,11 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import resource
+import shutil
+import subprocess
+import sys
 import tempfile
 import warnings
 from collections.abc import Mapping
@@ -18,6 +23,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 from hub_fusion.errors import HubFusionError, MergeError, WeightsError
+from hub_fusion.weights import fuse as engine
 from hub_fusion.weights import tensors as blocks
 from hub_fusion.weights.checkpoint import SINGLE, Checkpoint
 from hub_fusion.weights.compute import Compute
@@ -522,3 +528,42 @@ def test_a_result_that_is_not_finite_is_an_error_that_names_the_tensor(
     with pytest.raises(WeightsError, match=law):
         fuse(plan, compute)
     assert not list((tmp_path / "out").iterdir())
+
+
+def test_many_contributions_of_many_shards_fit_into_a_few_open_files(tmp_path: Path, compute: Compute) -> None:
+    """35 contributions of 30 shards are 1,050 files, and a process may often have 1,024 of them open."""
+    made = {f"body.{i}.weight": torch.randn(3, 4) for i in range(12)}
+    base = save_folder(tmp_path / "base", made, shards=12)
+    folders = [save_folder(tmp_path / f"f{i}", noisy(made, i), shards=12) for i in range(9)]
+    expected = fuse_models(base, folders, tmp_path / "expected").files
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    there = max(int(p.name) for p in Path("/proc/self/fd").iterdir())
+    resource.setrlimit(resource.RLIMIT_NOFILE, (there + 80, hard))  # of 108 files to read, and 12 to write
+    try:
+        found = [fuse_models(base, folders, tmp_path / method, method=method) for method in ("mean", "ties")]
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert found[0].files == expected
+    gone = [p for p in Path("/proc/self/fd").iterdir() if str(tmp_path) in str(p.resolve())]
+    assert not gone
+
+
+def test_compiled_code_needs_no_place_on_the_disk(tmp_path: Path) -> None:
+    """A read-only installation, and a user without a home: every process compiles for itself."""
+    base = save_folder(tmp_path / "base", {"body.weight": torch.randn(40, 50).bfloat16()})
+    folders = [save_folder(tmp_path / f"f{i}", noisy(load_file(base / SINGLE), i)) for i in range(2)]
+    expected = fuse_models(base, folders, tmp_path / "expected", method="ties").files
+    package = Path(engine.__file__).parents[1]
+    shutil.copytree(package, tmp_path / "lib" / "hub_fusion", ignore=shutil.ignore_patterns("__pycache__"))
+    for folder in ("hub_fusion", "hub_fusion/weights"):
+        (tmp_path / "lib" / folder / "__pycache__").touch()  # a file, so that not even root can write into it
+    nowhere = {"HOME": "/proc/nowhere", "XDG_CACHE_HOME": "/proc/nowhere", "PYTHONPATH": str(tmp_path / "lib")}
+    program = ("import sys; from pathlib import Path; from hub_fusion import fuse_models; import hub_fusion\n"
+               "assert hub_fusion.__file__.startswith(sys.argv[1]), hub_fusion.__file__\n"
+               "base, *folders, out = map(Path, sys.argv[2:])\n"
+               "print(fuse_models(base, folders, out, method='ties').files)")  # fmt: skip
+    arguments = [str(tmp_path / "lib"), *map(str, (base, *folders, tmp_path / "out"))]
+    done = subprocess.run([sys.executable, "-c", program, *arguments], env=os.environ | nowhere, cwd=tmp_path,
+                          capture_output=True, text=True)  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stdout.strip() == str(expected)

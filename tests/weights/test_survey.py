@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 
 from hub_fusion.errors import WeightsError
 from hub_fusion.weights import tensors
+from hub_fusion.weights.adapter import Change
 from hub_fusion.weights.compute import Compute
-from hub_fusion.weights.deltas import Source
+from hub_fusion.weights.deltas import Deltas, Source
 from hub_fusion.weights.fuse import FusePlan, fuse
 
-from .tiny import save_folder
+from .tiny import model, save_folder, saved, started_from
 
 SHAPES = {"body.a": (9, 7), "body.b": (5,), "body.c": (3, 4, 2), "lm_head.weight": (4, 3)}
 
@@ -58,6 +62,28 @@ def test_ties_trims_whole_models_where_it_is_asked_to(
         agrees = deltas * sign > 0
         expected = (deltas * agrees).sum(0) / agrees.sum(0).clamp_min(1)
         torch.testing.assert_close(fused[name], start[name] + expected.reshape(start[name].shape), rtol=1e-6, atol=1e-6)
+
+
+def test_factors_of_a_tensor_are_given_back_once_its_thresholds_are_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those of all tensors of all adapters would be more than memory holds."""
+    base = saved(model("BertModel", num_hidden_layers=6), tmp_path / "base")
+    peft = get_peft_model(started_from("BertModel", base), LoraConfig(r=2, init_lora_weights=False))
+    peft.save_pretrained(tmp_path / "adapter")
+    held: list[int] = []
+    change = Deltas.change
+
+    def counted(self: Deltas, name: str, read: Callable[[str], Any]) -> Change | None:
+        found = change(self, name, read)
+        held.append(len(self._changes))
+        return found
+
+    monkeypatch.setattr(Deltas, "change", counted)
+    sources = (Source("a", tmp_path / "adapter", base, "adapter"),)
+    fuse(FusePlan(base, tmp_path / "out", sources, "ties", {"within": "model"}), Compute())
+    assert len(held) > 12
+    assert max(held) <= 4  # a few tensors are worked on at a time
 
 
 def test_fisher_statistics_weigh_every_element(tmp_path: Path) -> None:

@@ -36,7 +36,7 @@ def copy_of(base: Checkpoint, out: Path, *, drop: tuple[str, ...] = (), seed: in
     """All tensors written as they are, in a random order and in pieces."""
     layout = writer.plan_layout(base, drop)
     writer.prepare(out, base, layout)
-    output, hashes = writer.Output(out, layout), writer.RunningHashes(out, layout)
+    output, hashes = writer.Output(out), writer.RunningHashes(out, layout)
     pieces = []
     for spec in (spec for file in layout.values() for spec in file):
         data = memoryview(base.read(spec.name).contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
