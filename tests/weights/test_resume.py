@@ -177,25 +177,21 @@ def test_a_disk_that_fails_while_the_journal_is_written_ends_the_fuse(tmp_path: 
     plan = world(tmp_path, 32, 6)
     whole = fuse(replace(plan, out=tmp_path / "whole"), Compute())
     interrupt(plan, whole.bytes_written // 3)
-    log, later = plan.out / "fusing-0.log", plan.out / "later"
+    log, aside = plan.out / "fusing-0.log", tmp_path / "aside"
     listed = log.read_bytes()
-    calls = 0
+    (full := tmp_path / "full").symlink_to("/dev/full")
+    turn = iter([True])
 
     def progress(done: int, total: int) -> None:
-        nonlocal calls
-        calls += 1
-        if done > total // 2 and not later.exists():
-            log.rename(later)
-            log.symlink_to("/dev/full")
+        if done > total // 2 and next(turn, False):  # one thread, once
+            aside.hardlink_to(log)
+            full.replace(log)
             time.sleep(1.0)  # the journal's thread looks every half second
-            log.unlink()
-            later.rename(log)
-            later.touch()
+            aside.replace(log)
 
     with pytest.raises(OutputError, match=r"cannot be written to .* \(.*No space left on device.*goes on"):
         fuse(plan, Compute(), progress)
     assert log.read_bytes().startswith(listed)
-    later.unlink()
     report = fuse(plan, Compute())
     assert report.files == whole.files
     assert report.bytes_resumed >= whole.bytes_written // 3
