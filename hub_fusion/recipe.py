@@ -28,6 +28,7 @@ PERMISSIVE = (
     "cdla-permissive-2.0", "ms-pl", "postgresql", "ncsa", "artistic-2.0", "afl-3.0", "ecl-2.0",
 )  # fmt: skip
 
+Pooling = Literal["mean", "cls", "last"]
 WHY_NOT_KEEP = (
     "rows of tokens that the base lacks cannot be kept: contributions give the same new ids to different tokens, so "
     "there is nothing to average and no tokenizer fits all; add the tokens to the base first, or leave it at drop"
@@ -112,6 +113,9 @@ class Task(Section):
 
     name: str = Field(pattern=r"^[\w.-]{1,64}$")
     path: Path = Field(description="relative to the recipe's folder")
+    role: Literal["gate", "report", "seen"] | None = Field(
+        None, description="gate: decides; report: never does; seen: a contributor trained on it; null: gate and report"
+    )
     _root: Path = PrivateAttr(Path())  # not published: it is a path of the maintainer's machine
 
     @property
@@ -130,15 +134,25 @@ class Probe(Section):
     """Linear probe: logistic regression on the frozen body's features."""
 
     examples: int = Field(1000, ge=2, description="training examples")
+    pooling: Pooling = Field(
+        "mean", description="which vector stands for a text: the mean of its tokens, its first (cls) or its last"
+    )
 
 
-class FewShot(Section):
-    """Finetuning of the whole model with few examples."""
+class Training(Section):
+    """How a whole model is finetuned: AdamW, the learning rate falling linearly to 0."""
 
     examples: int = Field(100, ge=2)
     epochs: int = Field(20, ge=1)
     batch_size: int = Field(16, ge=1)
     learning_rate: float = Field(5e-5, gt=0)
+    precision: Literal["fp32", "bf16"] = Field(
+        "fp32", description="bf16: autocast, about twice as fast where it is built in"
+    )
+
+
+class FewShot(Training):
+    """Finetuning of the whole model with few examples."""
 
 
 class Evaluate(Section):
@@ -211,7 +225,7 @@ class Recipe(Section):
         cls, text: str, *, source: str = "recipe", overrides: Mapping[str, Any] | None = None, environment: bool = False
     ) -> Self:
         """Parse YAML. `overrides` maps dotted keys to values and wins over everything. Raises RecipeError."""
-        data = _parse(text, source) or {}
+        data = parse_yaml(text, source) or {}
         if not isinstance(data, dict):
             raise RecipeError(f"{source} must be a mapping of keys to values, not {type(data).__name__}")
         for key, value in (_environment() if environment else {}).items():
@@ -221,7 +235,7 @@ class Recipe(Section):
         try:
             return cls.model_validate(data)
         except ValidationError as error:
-            raise RecipeError(f"{source}: " + "; ".join(_explain(e) for e in error.errors())) from None
+            raise RecipeError(f"{source}: " + "; ".join(explain(e, cls) for e in error.errors())) from None
 
     @classmethod
     def load(cls, path: Path, *, overrides: Mapping[str, Any] | None = None) -> Self:
@@ -267,11 +281,11 @@ def _environment() -> dict[str, Any]:
     for name, value in os.environ.items():
         key = name.removeprefix(ENVIRONMENT_PREFIX).lower().replace("__", ".")
         if name.startswith(ENVIRONMENT_PREFIX) and key.partition(".")[0] in Recipe.model_fields:
-            found[key] = _parse(value, f"environment variable {name}")
+            found[key] = parse_yaml(value, f"environment variable {name}")
     return found
 
 
-def _parse(text: str, source: str) -> Any:
+def parse_yaml(text: str, source: str) -> Any:
     """What the YAML says; RecipeError if it says nothing. PyYAML's number and date constructors raise bare errors."""
     try:
         return yaml.safe_load(text)
@@ -288,20 +302,20 @@ def _set(data: dict[str, Any], key: str, value: Any, *, source: str) -> None:
     data[last] = value
 
 
-def _explain(error: Mapping[str, Any]) -> str:
-    """One pydantic error as a sentence; for an unknown key, with the nearest known one."""
+def explain(error: Mapping[str, Any], model: type[Section]) -> str:
+    """One pydantic error of `model` as a sentence; for an unknown key, with the nearest known one."""
     location = [str(part) for part in error["loc"]]
     where = ".".join(location)
     if error["type"] != "extra_forbidden":
         return f"{where}: {error['msg']} (given: {error.get('input')!r})"[:400]
-    known = _known_keys(location[:-1])
+    known = _known_keys(location[:-1], model)
     near = difflib.get_close_matches(location[-1], known, n=1, cutoff=0.5)
     hint = f"; did you mean {near[0]!r}?" if near else f"; known are {', '.join(sorted(known))}"
     return f"unknown key {where!r}{hint}"
 
 
-def _known_keys(location: list[str]) -> list[str]:
-    section: Any = Recipe
+def _known_keys(location: list[str], model: type[Section]) -> list[str]:
+    section: Any = model
     for part in location:
         if part.isdigit():
             continue

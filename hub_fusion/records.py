@@ -28,7 +28,7 @@ Sha = Annotated[str, Field(pattern=r"^[0-9a-f]{40}$", description="a commit, 40 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Moment = Annotated[datetime, AfterValidator(lambda at: at if at.tzinfo else at.replace(tzinfo=UTC))]  # naive means UTC
 Relation = Literal["finetune", "adapter"]
-Role = Literal["gate", "report"]
+Role = Literal["gate", "report", "seen"]
 KnownBy = Literal["card", "peft", "date", "assumed"]
 AttemptStatus = Literal["root", "published", "rejected", "yanked"]
 

@@ -21,8 +21,9 @@ import yaml
 from hub_fusion.contribute.upload import publish_contribution
 from hub_fusion.demo.digits import CONTRIBUTORS, EVALUATE, TASK_NAME, write_root, write_task
 from hub_fusion.demo.hostile import HOSTILE
-from hub_fusion.demo.training import finetune, long_finetune, one_thread, random_walk
+from hub_fusion.demo.training import finetune, long_finetune, one_thread
 from hub_fusion.errors import HubError, RepoMissing
+from hub_fusion.evaluate.random_steps import random_walk
 from hub_fusion.evaluate.suite import measure
 from hub_fusion.generation import run_generation
 from hub_fusion.hub import Hub

@@ -1,14 +1,13 @@
-"""What the demo's contributors do with a generation, and two controls that do something else with the same effort.
+"""What the demo's contributors do with a generation, and a control that does something else with the same effort.
 
-Plain loops, seeded and deterministic on a CPU. The controls answer two doubts: is it the fusing, or just longer
-training (`long_finetune`)? Is it the direction of the updates, or would any movement of that length do (`random_walk`)?
+Plain loops, seeded and deterministic on a CPU. The control answers a doubt: is it the fusing, or just longer training?
 """
 
 from __future__ import annotations
 
 import shutil
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -84,21 +83,6 @@ def long_finetune(
 ) -> None:
     """Control: the root, finetuned by one contributor alone for as many steps as in `generations` generations."""
     finetune(root_folder, contributor, out_folder, seed=seed, epochs=epochs * generations)
-
-
-def random_walk(root_folder: Path, out_folder: Path, *, norms: Sequence[float], seed: int) -> None:
-    """Control: the root plus one random direction per entry of `norms`, of that Euclidean length over all tensors."""
-    import torch
-    from safetensors.torch import load_file, save_file
-
-    tensors = load_file(root_folder / "model.safetensors")
-    random = torch.Generator().manual_seed(seed)
-    for norm in norms:
-        steps = {name: torch.randn(tensor.shape, generator=random) for name, tensor in tensors.items()}
-        length = float(sum(step.double().square().sum() for step in steps.values())) ** 0.5
-        tensors = {name: tensor + steps[name] * (norm / length) for name, tensor in tensors.items()}
-    shutil.copytree(root_folder, out_folder, dirs_exist_ok=True)
-    save_file(tensors, out_folder / "model.safetensors", metadata={"format": "pt"})
 
 
 def _train(model: torch.nn.Module, pixels: Array, labels: Array, *, key: int, epochs: int, lr: float) -> None:

@@ -8,16 +8,19 @@ threads); on a GPU that is not promised.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from hub_fusion.evaluate.batches import by_length, shuffled
 from hub_fusion.evaluate.models import Encode, load_classifier, load_encode
 from hub_fusion.evaluate.probe import BATCH, choose_subset
-from hub_fusion.evaluate.tasks import Examples, TaskData
-from hub_fusion.recipe import FewShot
+from hub_fusion.evaluate.task_files import Examples
+from hub_fusion.evaluate.tasks import TaskData
+from hub_fusion.recipe import FewShot, Training
 from hub_fusion.records import Role
 
 if TYPE_CHECKING:
@@ -25,7 +28,7 @@ if TYPE_CHECKING:
 
 
 def run_fewshot(
-    folder: Path, task: TaskData, settings: FewShot, seeds: int, max_length: int, *,
+    folder: Path, task: TaskData, settings: FewShot, seeds: Sequence[int], max_length: int, *,
     device: str = "cpu", progress: Callable[[str], None] | None = None,
 ) -> dict[Role, np.ndarray[Any, Any]]:  # fmt: skip
     """Per test part a matrix (seeds, examples) uint8: 1 where the model finetuned with that seed is right.
@@ -33,44 +36,59 @@ def run_fewshot(
     One finetuning per seed serves all parts.
     """
     encode = load_encode(folder, task, max_length=max_length)
-    correct = {role: np.zeros((seeds, len(part)), dtype=np.uint8) for role, part in task.parts.items()}
-    for seed in range(seeds):
+    correct = {role: np.zeros((len(seeds), len(part)), dtype=np.uint8) for role, part in task.parts.items()}
+    for row, seed in enumerate(seeds):
         if progress:
-            progress(f"few-shot finetuning on {task.name}, seed {seed + 1} of {seeds}")
+            progress(f"few-shot finetuning on {task.name}, seed {row + 1} of {len(seeds)}")
         model = load_classifier(folder, task, seed=seed, device=device)
         subset = task.train.take(choose_subset(task.train.labels, settings.examples, seed))
         finetune(model, encode, subset, settings, seed=seed, device=device)
         for role, part in task.parts.items():
-            correct[role][seed] = predict(model, encode, part.inputs, device=device) == part.labels
+            correct[role][row] = predict(model, encode, part.inputs, device=device) == part.labels
     return correct
 
 
 def finetune(
-    model: torch.nn.Module, encode: Encode, examples: Examples, settings: FewShot, *, seed: int, device: str = "cpu"
+    model: torch.nn.Module, encode: Encode, examples: Examples, settings: Training, *, seed: int, device: str = "cpu"
 ) -> None:
     """Train `model` in place. Global random states are as before afterwards."""
-    import torch
-
-    devices = [torch.device(device)] if device.startswith("cuda") else []
     order = np.random.default_rng([seed, len(examples)])
     steps = settings.epochs * -(-len(examples) // settings.batch_size)
-    fused = device.startswith(("cpu", "cuda"))
-    optimizer = torch.optim.AdamW(model.parameters(), lr=settings.learning_rate, fused=fused)
+    with training(model, settings, steps, seed=seed, device=device) as step:
+        for _ in range(settings.epochs):
+            for rows in shuffled(examples.inputs, settings.batch_size, order):
+                step(loss_of(model, encode, examples.take(rows), device))
+
+
+@contextmanager
+def training(
+    model: torch.nn.Module, settings: Training, steps: int, *, seed: int, device: str = "cpu"
+) -> Iterator[Callable[[Callable[[], torch.Tensor]], float]]:
+    """A function that takes one of `steps` optimiser steps on the loss it is given, and says what the loss was.
+
+    AdamW, learning rate falling linearly to 0, gradients clipped to norm 1; with ``precision: bf16`` under autocast.
+    """
+    import torch
+
+    kind = torch.device(device).type
+    devices = [torch.device(device)] if kind == "cuda" else []
+    optimizer = torch.optim.AdamW(model.parameters(), lr=settings.learning_rate, fused=kind in ("cpu", "cuda"))
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: max(0.0, 1 - step / steps))
+
+    def step(loss_of: Callable[[], torch.Tensor]) -> float:
+        with torch.autocast(kind, torch.bfloat16, enabled=settings.precision == "bf16"):
+            loss = loss_of()
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+        return float(loss.detach())
+
     with torch.random.fork_rng(devices=devices), torch.enable_grad():
         torch.manual_seed(seed)
         model.train()
-        for _ in range(settings.epochs):
-            rows = order.permutation(len(examples))
-            for start in range(0, len(rows), settings.batch_size):
-                batch = examples.take(rows[start : start + settings.batch_size])
-                logits = _logits(model, encode, batch.inputs, device)
-                loss = torch.nn.functional.cross_entropy(logits, torch.from_numpy(batch.labels).to(device))
-                optimizer.zero_grad()
-                loss.backward()
-                torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-                optimizer.step()
-                schedule.step()
+        yield step
 
 
 def predict(
@@ -80,12 +98,22 @@ def predict(
     import torch
 
     model.eval()
-    pieces = []
+    found = np.empty(len(inputs), dtype=np.int64)
     with torch.inference_mode():
-        for start in range(0, len(inputs), BATCH):
-            logits = _logits(model, encode, inputs[start : start + BATCH], device)
-            pieces.append(torch.where(logits.isfinite().all(1), logits.argmax(1), -1).cpu())
-    return torch.cat(pieces).numpy()
+        for rows in by_length(inputs, BATCH):
+            logits = _logits(model, encode, inputs[rows], device)
+            found[rows] = torch.where(logits.isfinite().all(1), logits.argmax(1), -1).cpu().numpy()
+    return found
+
+
+def loss_of(
+    model: torch.nn.Module, encode: Encode, batch: Examples, device: str
+) -> Callable[[], torch.Tensor]:  # fmt: skip
+    """What `training` takes a step on: the mean cross-entropy of a batch."""
+    import torch
+
+    labels = torch.from_numpy(batch.labels).to(device)
+    return lambda: torch.nn.functional.cross_entropy(_logits(model, encode, batch.inputs, device).float(), labels)
 
 
 def _logits(model: torch.nn.Module, encode: Encode, inputs: np.ndarray[Any, Any], device: str) -> torch.Tensor:

@@ -1,22 +1,24 @@
 """Linear probe: how much of a task can be read off the frozen body ("ColD-Frozen", arXiv 2212.01378, section 4).
 
-Features are the mean over the tokens of the last hidden state, for text over the attended ones, for images over all
-(a class token included); they are standardised and go into a logistic regression. What the probe does not see: whether
+Features are, unless the recipe asks for the first or last token, the mean over the tokens of the last hidden state, for
+text over the attended ones, for images over all (a class token included); they are standardised and go into a logistic
+regression. What the probe does not see: whether
 the body is easy to *finetune*, which is what `fewshot` is for.
 """
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from hub_fusion.evaluate.batches import by_length
 from hub_fusion.evaluate.models import Encode, load_body, load_encode
 from hub_fusion.evaluate.tasks import TaskData
-from hub_fusion.recipe import Probe
+from hub_fusion.recipe import Pooling, Probe
 from hub_fusion.records import Role
 
 if TYPE_CHECKING:
@@ -42,7 +44,7 @@ def choose_subset(labels: np.ndarray[Any, Any], examples: int, seed: int) -> np.
 
 
 def run_probe(
-    folder: Path, task: TaskData, settings: Probe, seeds: int, max_length: int, *,
+    folder: Path, task: TaskData, settings: Probe, seeds: Sequence[int], max_length: int, *,
     device: str = "cpu", progress: Callable[[str], None] | None = None,
 ) -> dict[Role, np.ndarray[Any, Any]]:  # fmt: skip
     """Per test part a matrix (seeds, examples) uint8: 1 where the probe trained with that seed is right.
@@ -53,42 +55,54 @@ def run_probe(
     if progress:
         progress(f"probe on {task.name}")
     body, encode = load_body(folder, device=device), load_encode(folder, task, max_length=max_length)
-    subsets = [choose_subset(task.train.labels, settings.examples, seed) for seed in range(seeds)]
+    subsets = [choose_subset(task.train.labels, settings.examples, seed) for seed in seeds]
     used = np.unique(np.concatenate(subsets))
-    features = extract_features(body, encode, task.train.inputs[used], device=device)
-    tests = {role: extract_features(body, encode, part.inputs, device=device) for role, part in task.parts.items()}
-    correct = {role: np.zeros((seeds, len(part)), dtype=np.uint8) for role, part in task.parts.items()}
+    pooling = settings.pooling
+    features = extract_features(body, encode, task.train.inputs[used], pooling, device=device)
+    tests = {r: extract_features(body, encode, part.inputs, pooling, device=device) for r, part in task.parts.items()}
+    correct = {role: np.zeros((len(seeds), len(part)), dtype=np.uint8) for role, part in task.parts.items()}
     if not all(np.isfinite(values).all() for values in (features, *tests.values())):
         return correct
-    for seed, subset in enumerate(subsets):
+    for row, subset in enumerate(subsets):
         predict = _fit(features[np.searchsorted(used, subset)], task.train.labels[subset])
         for role, part in task.parts.items():
-            correct[role][seed] = predict(tests[role]) == part.labels
+            correct[role][row] = predict(tests[role]) == part.labels
     return correct
 
 
 def extract_features(
-    body: torch.nn.Module, encode: Encode, inputs: np.ndarray[Any, Any], *, device: str = "cpu"
-) -> np.ndarray[Any, Any]:
-    """Mean last hidden state of each input: (n, hidden) float64."""
+    body: torch.nn.Module, encode: Encode, inputs: np.ndarray[Any, Any], pooling: Pooling = "mean", *,
+    device: str = "cpu",
+) -> np.ndarray[Any, Any]:  # fmt: skip
+    """One vector of the last hidden state for each input, (n, hidden) float64; see `recipe.Probe` for `pooling`."""
     import torch
 
-    pieces = []
+    found: np.ndarray[Any, Any] | None = None
     with torch.inference_mode():
-        for start in range(0, len(inputs), BATCH):
-            batch = {name: value.to(device) for name, value in encode(inputs[start : start + BATCH]).items()}
-            pieces.append(_mean_over_tokens(body(**batch).last_hidden_state, batch.get("attention_mask")).cpu())
-    return torch.cat(pieces).double().numpy()
+        for rows in by_length(inputs, BATCH):
+            batch = {name: value.to(device) for name, value in encode(inputs[rows]).items()}
+            values = _pool(body(**batch).last_hidden_state, batch.get("attention_mask"), pooling).double().cpu().numpy()
+            found = np.empty((len(inputs), values.shape[1])) if found is None else found
+            found[rows] = values
+    assert found is not None, "a part of a task has examples"
+    return found
 
 
-def _mean_over_tokens(hidden: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+def _pool(hidden: torch.Tensor, mask: torch.Tensor | None, pooling: Pooling) -> torch.Tensor:
     """(n, tokens, hidden) or, from convolutions, (n, hidden, height, width) → (n, hidden)."""
+    import torch
+
     if hidden.ndim == 4:
         return hidden.mean((2, 3))
     if mask is None:
-        return hidden.mean(1)
-    mask = mask[..., None].to(hidden.dtype)
-    return (hidden * mask).sum(1) / mask.sum(1).clamp(min=1)
+        mask = torch.ones(hidden.shape[:2], device=hidden.device)
+    if pooling == "cls":
+        return hidden[torch.arange(len(hidden)), mask.argmax(1)]  # the first attended one, whatever side is padded
+    if pooling == "last":
+        places = torch.arange(mask.shape[1], device=mask.device)
+        return hidden[torch.arange(len(hidden)), (mask * places).argmax(1)]
+    weights = mask[..., None].to(hidden.dtype)
+    return (hidden * weights).sum(1) / weights.sum(1).clamp(min=1)
 
 
 def _fit(

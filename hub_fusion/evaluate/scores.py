@@ -73,11 +73,23 @@ def compare(candidate: Measurement, parent: Measurement) -> tuple[Difference, ..
     check_suites(candidate.scores, parent.scores)
     if {k: m.shape for k, m in candidate.correct.items()} != {k: m.shape for k, m in parent.correct.items()}:
         raise RecordError("candidate and parent answered different questions although their suites agree; measure anew")
-    changes = {k: m.astype(np.int8) - parent.correct[k].astype(np.int8) for k, m in candidate.correct.items()}
+    changes = _changes(candidate.correct, parent.correct)
     return tuple(
         Difference(**_interval(*_over_tasks(group)), role=role, protocol=protocol)
         for (role, protocol), group in _groups(changes).items()
     )
+
+
+def difference(candidate: Answers, parent: Answers) -> dict[str, float]:
+    """Mean, low and high of candidate minus parent over all their tasks, paired by seed and test example.
+
+    Both answer the same questions: equal keys and shapes.
+    """
+    return _interval(*_over_tasks(list(_changes(candidate, parent).values())))
+
+
+def _changes(candidate: Answers, parent: Answers) -> dict[Key, np.ndarray[Any, Any]]:
+    return {k: m.astype(np.int8) - parent[k].astype(np.int8) for k, m in candidate.items()}
 
 
 def check_suites(candidate: Scores, parent: Scores) -> None:

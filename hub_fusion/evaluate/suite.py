@@ -55,7 +55,7 @@ def measure(
         return measurement
     correct: dict[Key, np.ndarray[Any, Any]] = {}
     for task in tasks:
-        common = (evaluate.seeds, evaluate.max_length)
+        common = (range(evaluate.seeds), evaluate.max_length)
         if evaluate.probe:
             matrices = run_probe(folder, task, evaluate.probe, *common, device=device, progress=progress)
             correct |= {(task.name, role, "probe"): matrix for role, matrix in matrices.items()}
@@ -82,7 +82,7 @@ def _identify(evaluate: Evaluate, tasks: list[TaskData]) -> str:
     asked = {
         "version": PROTOCOL_VERSION,
         "settings": settings,
-        "tasks": sorted([task.name, task.kind, task.sha256] for task in tasks),
+        "tasks": sorted([task.name, task.kind, *sorted(task.parts), task.sha256] for task in tasks),
     }
     return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
 

@@ -1,19 +1,17 @@
 """Held-out tasks on disk → arrays: what a checkpoint is judged on.
 
-A task is a folder with the files ``train``, ``gate`` and ``report``, each ``.npz`` (images: ``pixel_values`` float32
-(n, channels, height, width), already normalised as the base expects; ``label`` int64 (n,)) or ``.csv`` (columns
-``text``, optionally ``text_pair``, and ``label``, a whole number). ``train`` and one of the other two are obligatory:
-the gate decides by ``gate`` and never sees ``report``, which is what is told to people.
+A task is a folder with the files ``train``, ``gate`` (or ``validation``) and ``report`` (or ``test``), in the formats
+of `task_files`. ``train`` and one of the other two are obligatory: the gate decides by ``gate`` and never sees
+``report``, which is what is told to people. A task of the recipe may have a role of its own: *gate* and *report* tasks
+have one test part only, and *seen* ones, on which contributors have trained, are told apart from both.
 Not covered: regression, several labels per example, audio; and nobody checks that ``train`` and the test parts share
 no example, nor that no contributor has trained on them.
 """
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import json
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -21,27 +19,19 @@ from typing import Any, Literal, cast
 import numpy as np
 
 from hub_fusion.errors import RecipeError
+from hub_fusion.evaluate.task_files import SUFFIXES, Examples, read_examples
 from hub_fusion.recipe import Task
 from hub_fusion.records import Role
 
 Kind = Literal["image", "text"]
-TEST_ROLES: tuple[Role, ...] = ("gate", "report")
+FILES: dict[str, tuple[str, ...]] = {"train": ("train",), "gate": ("gate", "validation"), "report": ("report", "test")}
+WANTED = {
+    None: ("gate", "report"),
+    "gate": ("gate", "report"),
+    "report": ("report", "gate"),
+    "seen": ("report", "gate"),
+}
 CAP_SEED = 2212  # which test examples stay under max_test; fixed, so that all checkpoints meet the same ones
-
-
-@dataclass(frozen=True, eq=False)
-class Examples:
-    """`inputs` (n, channels, height, width) float32, or (n, 1 or 2) str; `labels` (n,) int64."""
-
-    inputs: np.ndarray[Any, Any]
-    labels: np.ndarray[Any, Any]
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def take(self, rows: np.ndarray[Any, Any]) -> Examples:
-        """The examples at `rows`, in that order."""
-        return Examples(self.inputs[rows], self.labels[rows])
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,12 +53,14 @@ def load_task(task: Task, *, max_test: int) -> TaskData:
     """
     if not task.folder.is_dir():
         raise RecipeError(f"task {task.name!r}: {task.folder} is not a folder; evaluate.tasks[].path must name one")
-    files = {role: _find(task.folder, role) for role in ("train", *TEST_ROLES)}
+    files = {role: _find(task.folder, names) for role, names in FILES.items()}
+    present = [role for role in WANTED[task.role] if files[role]]
     train_file = files["train"]
-    if train_file is None or not any(files[role] for role in TEST_ROLES):
-        need = "a task needs a train file and a gate or report file (.npz or .csv)"
+    if train_file is None or not present:
+        need = f"a task needs a train file and a gate or report file ({', '.join(SUFFIXES)})"
         raise RecipeError(f"{task.folder}: {need}; add them")
-    found = {role: _read(file) for role, file in files.items() if file is not None}
+    tests: dict[Role, str] = {task.role: present[0]} if task.role else {cast(Role, role): role for role in present}
+    found = {part: read_examples(cast(Path, files[part])) for part in ("train", *tests.values())}
     train = found["train"]
     num_labels = int(train.labels.max()) + 1
     absent = sorted(set(range(min(num_labels, len(train) + 2))) - set(train.labels.tolist()))
@@ -78,6 +70,11 @@ def load_task(task: Task, *, max_test: int) -> TaskData:
             f"k is {num_labels}, missing are {absent[:8]}; renumber the labels"
         )
     for role, part in found.items():
+        if part.names and train.names and part.names != train.names:
+            raise RecipeError(
+                f"{files[role]}: the same number means another label than in train ({part.names[:4]}… here, "
+                f"{train.names[:4]}… there); write both with one list of label names"
+            )
         if part.inputs.shape[1:] != train.inputs.shape[1:] or part.inputs.dtype != train.inputs.dtype:
             raise RecipeError(
                 f"{files[role]}: every part has inputs of one shape and kind; here {part.inputs.shape[1:]} of "
@@ -91,53 +88,16 @@ def load_task(task: Task, *, max_test: int) -> TaskData:
     for role, part in sorted(found.items()):
         _feed(digest, role, part)
     kind: Kind = "text" if train.inputs.dtype == object else "image"
-    parts = {cast(Role, r): _cap(found[r], max_test) for r in TEST_ROLES if r in found}
+    parts: dict[Role, Examples] = {role: _cap(found[part], max_test) for role, part in tests.items()}
     return TaskData(task.name, kind, num_labels, train, parts, digest.hexdigest())
 
 
-def _find(folder: Path, role: str) -> Path | None:
-    files = [file for file in (folder / f"{role}.npz", folder / f"{role}.csv") if file.exists()]
+def _find(folder: Path, names: tuple[str, ...]) -> Path | None:
+    files = [file for name in names for suffix in SUFFIXES if (file := folder / f"{name}{suffix}").exists()]
     if len(files) > 1:
-        raise RecipeError(f"{folder}: each part is one file, but {role}.npz and {role}.csv exist; remove one")
+        both = " and ".join(file.name for file in files)
+        raise RecipeError(f"{folder}: each part is one file, but {both} exist; remove one")
     return files[0] if files else None
-
-
-def _read(file: Path) -> Examples:
-    try:
-        examples = _read_npz(file) if file.suffix == ".npz" else _read_csv(file)
-    except (OSError, EOFError, zipfile.BadZipFile, csv.Error, ValueError, KeyError) as error:
-        raise RecipeError(f"{file}: cannot be read as a task file: {error}; write it anew") from None
-    if not len(examples):
-        raise RecipeError(f"{file}: holds no example; a part of a task needs some, or remove the file")
-    if int(examples.labels.min()) < 0:
-        raise RecipeError(f"{file}: labels are 0, 1, 2 …, found {int(examples.labels.min())}; renumber them")
-    return examples
-
-
-def _read_npz(file: Path) -> Examples:
-    with np.load(file, allow_pickle=False) as arrays:
-        pixels, labels = arrays["pixel_values"], arrays["label"]
-    if pixels.ndim != 4 or pixels.dtype != np.float32 or not np.isfinite(pixels).all():
-        raise ValueError(
-            f"pixel_values must be finite float32 (n, channels, height, width), not {pixels.dtype} {pixels.shape}"
-        )
-    if labels.shape != pixels.shape[:1] or labels.dtype.kind not in "iu":
-        raise ValueError(f"label must be whole numbers ({len(pixels)},), not {labels.dtype} {labels.shape}")
-    return Examples(pixels, labels.astype(np.int64))
-
-
-def _read_csv(file: Path) -> Examples:
-    with file.open(encoding="utf-8", newline="") as lines:
-        reader = csv.DictReader(lines, strict=True)
-        columns = [c for c in ("text", "text_pair") if c in (reader.fieldnames or ())]
-        if columns[:1] != ["text"] or "label" not in (reader.fieldnames or ()):
-            raise ValueError(f"columns must be text, perhaps text_pair, and label; there are {reader.fieldnames}")
-        rows = list(reader)
-    torn = [number for number, row in enumerate(rows, 2) if None in row or None in row.values()]
-    if torn:
-        raise ValueError(f"row {torn[0]} does not have one value per column")
-    texts = np.array([[row[c] for c in columns] for row in rows], dtype=object).reshape(len(rows), len(columns))
-    return Examples(texts, np.array([int(row["label"]) for row in rows], dtype=np.int64))
 
 
 def _feed(digest: Any, role: str, part: Examples) -> None:

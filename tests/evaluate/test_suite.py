@@ -11,12 +11,13 @@ import pytest
 
 from hub_fusion.errors import RecipeError, WeightsError
 from hub_fusion.evaluate import suite as suite_module
+from hub_fusion.evaluate.fewshot import finetune
 from hub_fusion.evaluate.models import load_body, load_classifier, load_encode, quiet
 from hub_fusion.evaluate.probe import choose_subset, extract_features
 from hub_fusion.evaluate.scores import Measurement, compare
 from hub_fusion.evaluate.suite import measure, suite_id
 from hub_fusion.evaluate.tasks import load_task
-from hub_fusion.recipe import Task
+from hub_fusion.recipe import Pooling, Task
 
 from .conftest import make_vit, settings, write_images, write_texts
 
@@ -84,6 +85,38 @@ def test_padding_does_not_change_features(bert: Path, texts: Path) -> None:
     beside = extract_features(body, encode, np.array([task.train.inputs[0], ["good1 " * 12]], dtype=object))
     assert alone.shape == (1, 16)
     np.testing.assert_allclose(alone[0], beside[0], atol=1e-5)  # float32 sums in another order
+
+
+@pytest.mark.parametrize(("pooling", "token"), [("cls", 0), ("last", -1)])
+def test_the_first_or_last_attended_token_stands_for_a_text(
+    bert: Path, texts: Path, pooling: Pooling, token: int
+) -> None:
+    """Beside a longer text, whose padding must not be taken for the last token."""
+    import torch
+
+    task = load_task(Task(name="t", path=texts), max_test=10)
+    body, encode = load_body(bert), load_encode(bert, task, max_length=16)
+    inputs = np.array([["good1 bad2"], ["good1 " * 12]], dtype=object)
+    with torch.inference_mode():
+        alone = body(**encode(inputs[:1])).last_hidden_state[0, token].double().numpy()
+    np.testing.assert_allclose(extract_features(body, encode, inputs, pooling)[0], alone, atol=1e-5)
+
+
+def test_bf16_trains_a_float32_model_to_nearly_the_same_place(images: Path, vit: Path) -> None:
+    """Only the arithmetic is 16 bits; and it is another suite, for its scores are not quite the same."""
+    exact, rough = (settings(images, fewshot={"examples": 12, "epochs": 2, "learning_rate": 1e-3, "precision": p})
+                    for p in ("fp32", "bf16"))  # fmt: skip
+    assert suite_id(exact) != suite_id(rough)
+    task = load_task(exact.tasks[0], max_test=30)
+    models = []
+    for asked in (exact, rough):
+        model = load_classifier(vit, task, seed=0)
+        finetune(model, load_encode(vit, task, max_length=16), task.train, asked.fewshot, seed=0)
+        models.append(model.state_dict())
+    before = load_classifier(vit, task, seed=0).state_dict()
+    moved = max(float((models[0][n] - before[n]).abs().max()) for n in before)
+    assert all(tensor.dtype.itemsize == 4 for tensor in models[1].values())
+    assert max(float((models[0][n] - models[1][n]).abs().max()) for n in before) < moved
 
 
 def test_pairs_longer_than_the_model_are_cut(bert: Path, tmp_path: Path) -> None:

@@ -5,11 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pyarrow
 import pytest
+from pyarrow import parquet
 
 from hub_fusion.errors import RecipeError
+from hub_fusion.evaluate.task_files import read_examples
 from hub_fusion.evaluate.tasks import load_task
 from hub_fusion.recipe import Task
+from hub_fusion.records import Role
 
 from .conftest import write_images, write_texts
 
@@ -30,6 +34,63 @@ def test_a_text_task_keeps_commas_quotes_and_pairs(tmp_path: Path) -> None:
     (folder / "gate.csv").write_text('text,text_pair,label\n"one, ""two""","line\nbreak",1\n')
     task = load(folder)
     assert task.kind == "text" and task.parts["gate"].inputs.tolist() == [['one, "two"', "line\nbreak"]]
+
+
+def write_parquet(file: Path, texts: list[str], labels: list[int], names: str | None = None) -> None:
+    table = pyarrow.table({"text": texts, "label": labels})
+    parquet.write_table(table.replace_schema_metadata({"label_names": names} if names else None), file)
+
+
+def test_a_parquet_task_is_read_as_written_with_validation_and_test_as_its_parts(tmp_path: Path) -> None:
+    """The names that most published datasets have."""
+    for name, texts in {"train": ["a", "b"], "validation": ["c, d"], "test": ["e", "f"]}.items():
+        write_parquet(tmp_path / f"{name}.parquet", texts, list(range(len(texts))), '["no", "yes"]')
+    task = load(tmp_path)
+    assert task.train.inputs.tolist() == [["a"], ["b"]] and task.train.names == ("no", "yes")
+    assert {role: part.inputs.tolist() for role, part in task.parts.items()} == {
+        "gate": [["c, d"]], "report": [["e"], ["f"]],
+    }  # fmt: skip
+
+
+def test_label_names_are_read_as_the_datasets_library_writes_them(tmp_path: Path) -> None:
+    from datasets import ClassLabel, Dataset, Features, Value
+
+    features = Features({"text": Value("string"), "label": ClassLabel(names=["no", "yes"])})
+    Dataset.from_dict({"text": ["a", "b"], "label": [0, 1]}, features=features).to_parquet(tmp_path / "train.parquet")
+    assert read_examples(tmp_path / "train.parquet").names == ("no", "yes")
+
+
+def test_parts_that_number_their_labels_differently_are_refused(tmp_path: Path) -> None:
+    """The worst kind of wrong task: every score would be measured, and mean nothing."""
+    write_parquet(tmp_path / "train.parquet", ["a", "b"], [0, 1], '["no", "yes"]')
+    write_parquet(tmp_path / "test.parquet", ["a", "b"], [0, 1], '["yes", "no"]')
+    with pytest.raises(RecipeError, match=r"test\.parquet: the same number means another label"):
+        load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("columns", "law"),
+    [
+        ({"text": ["a", None], "label": [0, 1]}, "empty ones in text"),
+        ({"text": ["a", "b"], "label": [0.0, 1.0]}, "whole numbers"),
+        ({"text": [1, 2], "label": [0, 1]}, "strings"),
+        ({"words": ["a"], "label": [0]}, "columns must be"),
+    ],
+)
+def test_malformed_parquet_is_refused_by_name(tmp_path: Path, columns: dict, law: str) -> None:
+    parquet.write_table(pyarrow.table(columns), tmp_path / "train.parquet")
+    with pytest.raises(RecipeError, match=rf"train\.parquet.*{law}"):
+        read_examples(tmp_path / "train.parquet")
+    (tmp_path / "test.parquet").write_bytes(b"PAR1 and nothing more")
+    with pytest.raises(RecipeError, match=r"test\.parquet: cannot be read"):
+        read_examples(tmp_path / "test.parquet")
+
+
+@pytest.mark.parametrize(("role", "examples"), [("gate", 30), ("report", 20), ("seen", 20)])
+def test_a_task_with_a_role_is_measured_in_that_role_alone(images: Path, role: Role, examples: int) -> None:
+    """A report task must not decide through its gate file, nor a seen one count as unseen."""
+    parts = load_task(Task(name="t", path=images, role=role), max_test=100).parts
+    assert {role: len(part) for role, part in parts.items()} == {role: examples}
 
 
 def test_gate_or_report_alone_is_enough(tmp_path: Path) -> None:
