@@ -1,0 +1,31 @@
+"""The command that simulates a loop before anybody is asked to take part."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import typer
+
+from hub_fusion.cli.output import Json, open_compute, print_json, print_table, quiet_bars, say
+
+
+def simulate(
+    settings: Path = typer.Argument(help="What to simulate: a YAML file (see examples/cold_fusion)."),
+    out: Path = typer.Option(..., "--out", help="Where generations, finetunes and scores go."),
+    only: list[str] = typer.Option([], "--only", help="Carry out this part alone: loop, controls or measure."),
+    json: bool = Json,
+) -> None:  # fmt: skip
+    """Collaborative descent with simulated contributors; run it again to go on where it stopped."""
+    from hub_fusion.simulate.run import run_simulation
+    from hub_fusion.simulate.settings import Simulation
+
+    quiet_bars()
+    rows = run_simulation(Simulation.load(settings), out, open_compute(), only=set(only), say=say)
+    if json:
+        return print_json(rows)
+    cells = [[str(r["model"]), str(r["protocol"]), str(r["role"]), f"{r['accuracy']:.3f}",
+              f"{r['mean']:+.3f} [{r['low']:+.3f}, {r['high']:+.3f}]"] for r in rows]  # fmt: skip
+    print_table(f"{out}: against gen-0", ["model", "protocol", "tasks", "accuracy", "change"], cells)
+
+
+COMMANDS = [simulate]

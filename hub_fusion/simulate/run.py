@@ -1,0 +1,52 @@
+"""One simulation from beginning to end, or from where it was killed."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from pathlib import Path
+
+from hub_fusion.errors import RecipeError
+from hub_fusion.simulate.controls import make_controls
+from hub_fusion.simulate.ledger import Ledger
+from hub_fusion.simulate.loop import Say, grow
+from hub_fusion.simulate.scoring import compare_all, measure_all
+from hub_fusion.simulate.settings import Simulation
+from hub_fusion.weights.compute import Compute
+
+PARTS = ("loop", "controls", "measure")
+
+
+def run_simulation(
+    simulation: Simulation, out: Path, compute: Compute, *, only: Collection[str] = (), say: Say = lambda _: None
+) -> list[dict[str, object]]:
+    """Grow, make the controls, measure, compare with gen-0 (see `compare_all`); or `only` some of these parts.
+
+    Parts may run in processes of their own, `measure` again and again while the loop grows. What decides the weights
+    may not change between runs into one folder; more generations, measurements and controls may be asked for.
+    Raises RecipeError, WeightsError, MergeError.
+    """
+    if unknown := sorted(set(only) - set(PARTS)):
+        raise RecipeError(f"a simulation has the parts {', '.join(PARTS)}, not {', '.join(unknown)}")
+    ledger = Ledger(out)
+    _check_unchanged(simulation, ledger)
+    if not only or "loop" in only:
+        grow(simulation, out, ledger, compute, say)
+    if not only or "controls" in only:
+        make_controls(simulation, out, ledger, compute, say)
+    if (not only or "measure" in only) and (absent := measure_all(simulation, out, ledger, compute, say)):
+        say(f"{absent} measurements wait for models that do not exist yet")
+    return compare_all(simulation, ledger)
+
+
+def _check_unchanged(simulation: Simulation, ledger: Ledger) -> None:
+    """The first line of a ledger says what decides the weights; RecipeError if this simulation says otherwise."""
+    decisive = simulation.model_dump(mode="json", include={"root", "seen", "contributors", "seed", "training", "merge"})
+    said = next((line["settings"] for line in ledger.lines if line["step"] == "settings"), None)
+    if said is None:
+        ledger.write(step="settings", settings=decisive)
+    elif said != decisive:
+        changed = sorted(k for k in decisive if decisive[k] != said.get(k))
+        raise RecipeError(
+            f"{ledger.folder} holds a simulation with another {', '.join(changed)}: "
+            f"{[said.get(k) for k in changed]}, now {[decisive[k] for k in changed]}; choose another --out"
+        )

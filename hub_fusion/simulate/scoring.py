@@ -1,0 +1,107 @@
+"""Measure generations and controls, task by task and seed by seed, and compare them with gen-0."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from hub_fusion.evaluate.fewshot import run_fewshot
+from hub_fusion.evaluate.probe import run_probe
+from hub_fusion.evaluate.scores import difference
+from hub_fusion.evaluate.tasks import load_task
+from hub_fusion.recipe import FewShot, Probe
+from hub_fusion.records import Role
+from hub_fusion.simulate.ledger import Ledger
+from hub_fusion.simulate.loop import Say
+from hub_fusion.simulate.settings import Simulation
+from hub_fusion.weights.compute import Compute
+
+ROOT = "gen-0"
+
+
+class Job(NamedTuple):
+    """One protocol on one task with one seed for one model."""
+
+    model: str
+    protocol: str
+    settings: Probe | FewShot
+    task: str
+    role: Role
+    seed: int
+
+
+def plan_jobs(simulation: Simulation) -> Iterator[Job]:
+    """Everything to be measured, in the order of its worth: first seeds of all models before second ones."""
+    measure = simulation.measure
+    every = tuple(range(simulation.generations + 1))
+    probe_at = every if measure.probe_at is None else measure.probe_at
+    fewshot_at = every if measure.fewshot_at is None else measure.fewshot_at
+    controls = list(simulation.controls)
+    for seed in range(measure.seeds):
+        if measure.fewshot:
+            for model in [*(f"gen-{g}" for g in fewshot_at), *controls]:
+                yield from (Job(model, "fewshot", measure.fewshot, t, r, seed) for t, r in simulation.unseen())
+        if measure.probe and not seed:  # a probe has no luck but its choice of examples
+            probes = {"probe": measure.probe}
+            if measure.also_cls:
+                probes["probe-cls"] = measure.probe.model_copy(update={"pooling": "cls"})
+            for protocol, settings in probes.items():
+                for generation in probe_at:
+                    seen: list[tuple[str, Role]] = [(t, "seen") for t in simulation.seen]
+                    tasks = simulation.unseen() + (seen if generation in measure.seen_at else [])
+                    yield from (Job(f"gen-{generation}", protocol, settings, t, r, 0) for t, r in tasks)
+                for model in controls:
+                    yield from (Job(model, protocol, settings, t, r, 0) for t, r in simulation.unseen())
+
+
+def measure_all(simulation: Simulation, out: Path, ledger: Ledger, compute: Compute, say: Say) -> int:
+    """Carry out every job whose model exists and that has not been done; gives how many had no model yet."""
+    absent = 0
+    for job in plan_jobs(simulation):
+        key = {"step": "measure", **{n: getattr(job, n) for n in ("model", "task", "role", "protocol", "seed")}}
+        if ledger.done(**key):
+            continue
+        ledger.refresh()
+        if not (out / job.model).is_dir():
+            absent += 1
+            continue
+        began = time.monotonic()
+        correct = carry_out(simulation, out / job.model, job, compute)
+        ledger.keep(job.model, job.task, job.role, job.protocol, job.seed, correct)
+        ledger.write(**key, accuracy=round(float(correct.mean()), 4), examples=len(correct),
+                     seconds=round(time.monotonic() - began, 2))  # fmt: skip
+        say(f"{job.model}: {job.protocol} on {job.task} is {correct.mean():.3f}")
+    return absent
+
+
+def carry_out(simulation: Simulation, folder: Path, job: Job, compute: Compute) -> np.ndarray:
+    """Which test examples the job's model answers rightly, (examples,) uint8."""
+    measure = simulation.measure
+    task = load_task(simulation.task(job.task, job.role), max_test=measure.max_test_examples)
+    common = ([job.seed], measure.max_length)
+    if isinstance(job.settings, FewShot):
+        return run_fewshot(folder, task, job.settings, *common, device=compute.device)[job.role][0]
+    return run_probe(folder, task, job.settings, *common, device=compute.device)[job.role][0]
+
+
+def compare_all(simulation: Simulation, ledger: Ledger) -> list[dict[str, object]]:
+    """Every model against gen-0, per role and protocol, over the tasks that both have in full: mean, low, high."""
+    models = [f"gen-{g}" for g in range(1, simulation.generations + 1)] + list(simulation.controls)
+    rows: list[dict[str, object]] = []
+    for protocol in ("fewshot", "probe", "probe-cls"):
+        for role in ("gate", "report", "seen"):
+            root = ledger.answers(ROOT, role, protocol)
+            for model in models:
+                ours = ledger.answers(model, role, protocol)
+                if not ours or set(ours) != set(root):
+                    continue
+                seeds = min(m.shape[0] for m in (*ours.values(), *root.values()))
+                found = difference({k: m[:seeds] for k, m in ours.items()}, {k: m[:seeds] for k, m in root.items()})
+                rows.append({"model": model, "role": role, "protocol": protocol, "tasks": len(ours), "seeds": seeds,
+                             "accuracy": round(float(np.mean([m[:seeds].mean() for m in ours.values()])), 4),
+                             **{n: round(v, 4) for n, v in found.items()}})  # fmt: skip
+    return rows

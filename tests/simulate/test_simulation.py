@@ -1,0 +1,186 @@
+"""A simulated loop: drawn by the seed, resumed where it was killed, compared with the same effort spent otherwise."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from evaluate.conftest import make_bert, write_texts
+
+from hub_fusion.errors import RecipeError, RecordError
+from hub_fusion.evaluate.models import load_body
+from hub_fusion.simulate.ledger import Ledger
+from hub_fusion.simulate.loop import contributors_of
+from hub_fusion.simulate.run import run_simulation
+from hub_fusion.simulate.settings import Simulation
+from hub_fusion.weights.compute import Compute
+from hub_fusion.weights.fuse import folder_sha256
+
+SETTINGS = """
+root: root
+tasks: tasks
+seen: [a, b, c]
+gate: [d]
+report: [e]
+generations: 2
+contributors: 2
+training: {examples: 8, batch_size: 4, learning_rate: 1.0e-3, max_length: 16}
+measure:
+  probe: {examples: 10}
+  fewshot: {examples: 8, epochs: 1, batch_size: 4, learning_rate: 1.0e-3}
+  fewshot_at: [0, 2]
+  seen_at: [2]
+  max_length: 16
+controls: [random, one-round, multitask, long-finetune]
+"""
+
+
+@pytest.fixture(scope="session")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A root, five tasks and the file."""
+    folder = tmp_path_factory.mktemp("simulation")
+    make_bert(folder / "root")
+    for name in "abcde":
+        write_texts(folder / "tasks" / name)
+    (folder / "simulation.yaml").write_text(SETTINGS)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def compute() -> Compute:
+    """This process, alone."""
+    return Compute()
+
+
+@pytest.fixture(scope="session")
+def whole(place: Path, compute: Compute) -> tuple[Path, list[dict[str, object]]]:
+    """A simulation that was not interrupted, and its comparisons."""
+    out = place / "whole"
+    return out, run_simulation(Simulation.load(place / "simulation.yaml"), out, compute)
+
+
+def lines(out: Path, step: str) -> list[dict]:
+    return [line for line in map(json.loads, (out / "scores.jsonl").read_text().splitlines()) if line["step"] == step]
+
+
+def test_every_generation_and_control_loads_and_differs_from_gen_0(whole) -> None:
+    out, _ = whole
+    models = ["gen-0", "gen-1", "gen-2", "random", "one-round", "multitask", "long-finetune"]
+    assert len({folder_sha256(out / name) for name in models}) == len(models)
+    assert all(sum(p.numel() for p in load_body(out / name).parameters()) > 0 for name in models)
+
+
+def test_the_file_says_what_is_measured(whole) -> None:
+    """Unseen tasks by both protocols, seen ones where asked; controls like a generation."""
+    out, rows = whole
+    measured = {(line["model"], line["protocol"], line["task"], line["role"]) for line in lines(out, "measure")}
+    controls = ("random", "one-round", "multitask", "long-finetune")
+    unseen = (("d", "gate"), ("e", "report"))
+    expected = {(m, "fewshot", *t) for m in ("gen-0", "gen-2", *controls) for t in unseen}
+    expected |= {(m, "probe", *t) for m in ("gen-0", "gen-1", "gen-2", *controls) for t in unseen}
+    expected |= {("gen-2", "probe", t, "seen") for t in "abc"}
+    assert measured == expected
+    compared = {(row["model"], row["protocol"], row["role"]) for row in rows}
+    assert compared == {(m, p, r) for m, p, _, r in expected if m != "gen-0" and r != "seen"}
+
+
+def test_a_change_is_the_difference_of_the_accuracies_and_lies_in_its_interval(whole) -> None:
+    out, rows = whole
+    accuracy = {(li["model"], li["protocol"], li["role"]): li["accuracy"] for li in lines(out, "measure")
+                if li["role"] != "seen"}  # fmt: skip
+    for row in rows:
+        before = accuracy["gen-0", row["protocol"], row["role"]]
+        assert row["mean"] == pytest.approx(row["accuracy"] - before, abs=2e-4)  # both are rounded to four places
+        assert row["low"] <= row["mean"] <= row["high"]
+
+
+def test_contributors_are_drawn_by_seed_and_generation_alone(place: Path) -> None:
+    simulation = Simulation.load(place / "simulation.yaml")
+    drawn = [contributors_of(simulation, generation) for generation in range(1, 30)]
+    assert drawn == [contributors_of(simulation, generation) for generation in range(1, 30)]
+    assert all(len(set(names)) == 2 for names in drawn) and {n for names in drawn for n in names} == set("abc")
+
+
+def test_a_killed_simulation_goes_on_to_the_same_weights_and_scores(whole, place: Path, compute: Compute) -> None:
+    """Stopped after each of its steps in turn, with a torn line behind the last."""
+    out, rows = whole
+    simulation, again = Simulation.load(place / "simulation.yaml"), place / "again"
+
+    class Stopped(Exception):
+        pass
+
+    def stop(_: str) -> None:
+        with (again / "scores.jsonl").open("a") as file:
+            file.write('{"step": "mea')
+        raise Stopped
+
+    steps = len((out / "scores.jsonl").read_text().splitlines())
+    for _ in range(3 * steps):
+        try:
+            found = run_simulation(simulation, again, compute, say=stop)
+            break
+        except Stopped:
+            continue
+    assert found == rows
+    for name in ("gen-1", "gen-2", "one-round", "multitask", "long-finetune", "random"):
+        assert folder_sha256(again / name) == folder_sha256(out / name), name
+    assert len((again / "scores.jsonl").read_text().splitlines()) == steps
+
+
+def test_measuring_may_run_beside_the_loop(place: Path, compute: Compute) -> None:
+    """It takes what is there, says what is missing, and comes back for it."""
+    simulation, out, said = Simulation.load(place / "simulation.yaml"), place / "beside", []
+    run_simulation(simulation, out, compute, only={"measure"}, say=said.append)
+    assert "wait for models" in said[-1] and not lines(out, "measure")
+    run_simulation(simulation, out, compute, only={"loop"})
+    run_simulation(simulation, out, compute, only={"measure"}, say=said.append)
+    assert {line["model"] for line in lines(out, "measure")} == {"gen-0", "gen-1", "gen-2"}
+    with pytest.raises(RecipeError, match="not everything"):
+        run_simulation(simulation, out, compute, only={"everything"})
+
+
+def test_other_settings_do_not_go_into_the_same_folder(whole, place: Path, compute: Compute) -> None:
+    """Half a loop at one learning rate and half at another would be nobody's result."""
+    changed = place / "changed.yaml"
+    changed.write_text(SETTINGS.replace("1.0e-3, max_length", "2.0e-3, max_length").replace("seen: [a", "seen: [b, a").
+                       replace(", b, c]", ", c]"))  # fmt: skip
+    with pytest.raises(RecipeError, match="another seen, training"):
+        run_simulation(Simulation.load(changed), whole[0], compute)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "law"),
+    [
+        ("generations: 2", "generations: none", "generations: .*given: 'none'"),
+        ("contributors: 2", "contributors: 4", "4 contributors need as many seen tasks, there are 3"),
+        ("gate: [d]", "gate: [a]", "given twice: a"),
+        ("contributors: 2", "contributers: 2", "did you mean 'contributors'"),
+        ("controls:", "long_finetune_on: e\ncontrols:", "one of the seen tasks, not 'e'"),
+        ("max_length: 16}", "max_lenght: 16}", "did you mean 'max_length'"),
+        ("seen: [a", "seen: {a", "not YAML"),
+    ],
+)
+def test_a_malformed_file_is_refused_with_the_law_it_breaks(tmp_path: Path, old: str, new: str, law: str) -> None:
+    (tmp_path / "s.yaml").write_text(SETTINGS.replace(old, new, 1))
+    with pytest.raises(RecipeError, match=law):
+        Simulation.load(tmp_path / "s.yaml")
+    with pytest.raises(RecipeError, match="cannot read"):
+        Simulation.load(tmp_path / "none.yaml")
+
+
+def test_a_ledger_that_was_written_by_something_else_is_refused_by_its_line(tmp_path: Path) -> None:
+    (tmp_path / "scores.jsonl").write_text("{}\nnot json\n")
+    with pytest.raises(RecordError, match="not json"):
+        Ledger(tmp_path)
+
+
+def test_answers_come_back_for_the_seeds_that_all_tasks_have(tmp_path: Path) -> None:
+    """While second seeds are being measured, a mean over tasks must not mix one seed with two."""
+    ledger = Ledger(tmp_path)
+    for task, seed in (("x", 0), ("y", 0), ("x", 1)):
+        ledger.keep("gen-1", task, "report", "probe", seed, np.array([1, 0, seed]))
+        ledger.write(step="measure", model="gen-1", task=task, role="report", protocol="probe", seed=seed)
+    answers = Ledger(tmp_path).answers("gen-1", "report", "probe")
+    assert {key[0]: matrix.tolist() for key, matrix in answers.items()} == {"x": [[1, 0, 0]], "y": [[1, 0, 0]]}
