@@ -89,7 +89,8 @@ class _Bucket:
         if allowed:
             used += 1
             self._used[caller] = end, used
-        return Standing(self._name, self._quota, self._window_s, self._quota - used, math.ceil(end - now), allowed)
+        reset_s = min(math.ceil(end - now), self._window_s)  # not more than it, by a rounding error
+        return Standing(self._name, self._quota, self._window_s, self._quota - used, reset_s, allowed)
 
     def _make_room(self, now: float) -> None:
         while self._used:

@@ -1,5 +1,6 @@
 """Start and stop: the server in a thread for tests and demos, or in the foreground for `hub serve`."""
 
+import ipaddress
 import signal
 import socket
 import threading
@@ -86,7 +87,7 @@ def serve(
     """Start a Hub over the folder `root` in a thread; port 0 takes a free one. Stop the handle when done.
 
     `limits`: requests per seconds and bucket, ``{"api": "1000/300"}``, see `limits`. `faults`: rules or a file of them,
-    see `faults`. Raises ValueError where they make no sense.
+    see `faults`. Raises ValueError where they make no sense, and for a host that others can reach without an account.
     """
     return LocalHub(Path(root), host, port, limits, faults).start()
 
@@ -135,6 +136,7 @@ def _assemble(
     import uvicorn
 
     from hub_fusion.local_hub.app import build_app
+    from hub_fusion.local_hub.connections import MAX_CONNECTIONS, Connection
     from hub_fusion.local_hub.deliveries import Sender
     from hub_fusion.local_hub.faults import Faults
     from hub_fusion.local_hub.limits import Limits
@@ -142,6 +144,7 @@ def _assemble(
 
     store = Store(root)
     try:
+        _refuse_open_door(host, store)
         limiting, faulty = Limits(limits), Faults(store, faults, faults_log)
     except BaseException:
         store.close()
@@ -152,12 +155,29 @@ def _assemble(
         access_log=False,
         lifespan="off",
         ws="none",
-        http="h11",  # whatever else is installed: `stream` sends files through it
+        http=Connection,  # over h11, whatever else is installed: `stream` sends files through it
+        limit_concurrency=MAX_CONNECTIONS,
         timeout_keep_alive=60,
         timeout_graceful_shutdown=5,
         server_header=False,
     )
     return _Parts(uvicorn.Server(config), store, Sender(store), limiting, faulty)
+
+
+def _refuse_open_door(host: str, store: "Store") -> None:
+    """Beyond this machine a Hub without accounts could be read by everybody and written by nobody: a mistake."""
+    try:
+        local = ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        local = host == "localhost"
+    if local:
+        return
+    with store.db.read() as con:
+        if con.execute("SELECT 1 FROM tokens").fetchone() is None:
+            raise ValueError(
+                f"Serving on {host or 'all addresses'} lets other machines in, and there is no account yet: make"
+                " one with `hub-fusion hub user add NAME --root …` first, or serve on 127.0.0.1."
+            )
 
 
 def _listen(host: str, port: int) -> socket.socket:

@@ -2,6 +2,7 @@
 
 import json
 import re
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -76,6 +77,7 @@ def test_faults_as_the_readme_shows_them(tmp_path) -> None:
         (["--rate-limit", "api=many"], "REQUESTS/SECONDS"),
         (["--rate-limit", "apis=1/1"], "no bucket 'apis'"),
         (["--faults", "none.yaml"], "none.yaml cannot be read"),
+        (["--host", "0.0.0.0"], "there is no account yet"),
     ],
 )
 def test_a_serve_that_makes_no_sense_is_a_usage_error(arguments, words, tmp_path) -> None:
@@ -84,6 +86,18 @@ def test_a_serve_that_makes_no_sense_is_a_usage_error(arguments, words, tmp_path
     environment = {"PYTHONPATH": str(PROJECT), "COLUMNS": "500", "NO_COLOR": "1"}
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60)
     assert done.returncode == 2 and words in done.stderr and "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", ""])
+def test_a_hub_without_accounts_is_not_opened_to_others(host, tmp_path) -> None:
+    """Loopback is fine; beyond it nobody could write and everybody read, which is hardly meant."""
+    with pytest.raises(ValueError, match="no account yet"):
+        serve(tmp_path / "hub", host=host)
+    with serve(tmp_path / "hub"):
+        pass
+    token = add_user(tmp_path / "hub", "alice")
+    with serve(tmp_path / "hub", host=host) as hub, socket.create_connection(("localhost", hub.port), timeout=10):
+        assert send(f"http://localhost:{hub.port}", "GET", "/api/whoami-v2", token=token).json["name"] == "alice"
 
 
 def test_a_token_is_nowhere_on_disk(tmp_path) -> None:
