@@ -109,7 +109,10 @@ def _inline(call: Call, value: dict[str, Any]) -> Entry:
     raw = value.get("content")
     if not isinstance(raw, str):
         raise HubError(400, f'The file {path!r} needs a "content".')
-    content = decode(raw, path) if value.get("encoding") == "base64" else raw.encode("utf-8", "replace")
+    try:
+        content = decode(raw, path) if value.get("encoding") == "base64" else raw.encode()
+    except UnicodeEncodeError:
+        raise HubError(400, f"The content of {path!r} has lone surrogates, which no text holds.") from None
     return Entry(path, call.store.blobs.put(content), len(content), trees.git_oid(content), False)
 
 

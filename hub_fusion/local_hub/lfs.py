@@ -23,6 +23,7 @@ from hub_fusion.local_hub.users import check_can_write, may_read_files
 LFS_JSON = "application/vnd.git-lfs+json"
 UPLOAD_VALID_S = 24 * 3600
 MAX_BATCH = 1000
+MAX_BYTES = 2**40
 
 
 def batch(call: Call) -> Response:
@@ -132,9 +133,9 @@ def duplicate(call: Call) -> Response:
 def _object(item: object) -> tuple[str, int]:
     if isinstance(item, dict):
         oid, size = item.get("oid"), item.get("size")
-        if isinstance(oid, str) and SHA256.fullmatch(oid) and type(size) is int and size >= 0:
+        if isinstance(oid, str) and SHA256.fullmatch(oid) and type(size) is int and 0 <= size <= MAX_BYTES:
             return oid, size
-    raise HubError(400, 'An object is {"oid": sha256, "size": bytes}.')
+    raise HubError(400, f'An object is {{"oid": sha256, "size": bytes}}, at most {MAX_BYTES} bytes.')
 
 
 ROUTES = [

@@ -7,6 +7,7 @@ import json
 import random
 import socket
 import struct
+from pathlib import Path
 from urllib.parse import quote, urlsplit
 
 import pytest
@@ -63,10 +64,31 @@ def test_a_path_that_could_leave_the_folder_is_refused(alice, repo, raw, path) -
 
 def test_no_request_path_reaches_the_file_system(hub, repo, raw) -> None:
     """Neither encoded nor plain dots lead out of the repository."""
-    for path in ("../../../../etc/passwd", "..%2F..%2F..%2Fetc%2Fpasswd", "%2e%2e/%2e%2e/hub.sqlite3", "hub.sqlite3"):
+    paths = ["../../../../etc/passwd", "..%2F..%2F..%2Fetc%2Fpasswd", "%2e%2e/%2e%2e/hub.sqlite3", "hub.sqlite3"]
+    paths += ["%252e%252e%252fhub.sqlite3", "..%5c..%5chub.sqlite3", "hub.sqlite3%00.txt", "%u002e%u002e/hub.sqlite3"]
+    paths += ["%ef%bc%8e%ef%bc%8e%ef%bc%8fhub.sqlite3", "....//....//hub.sqlite3", "..;/hub.sqlite3", "~/hub.sqlite3"]
+    for path in paths:
         for prefix in (f"/{repo}/resolve/main/", f"/{repo}/raw/main/", f"/api/models/{repo}/safetensors-metadata/"):
             answer = raw("GET", prefix + path)
             assert answer.status == 404 and b"root:" not in answer.body and b"SQLite" not in answer.body
+
+
+@pytest.mark.parametrize(
+    "wrong", ["%c0%ae%c0%ae%c0%afhub.sqlite3", "%e0%80%ae", "%ed%a0%80", "%f4%90%80%80", "%ff", "%80"]
+)
+def test_a_path_that_is_not_utf8_is_refused(wrong, repo, raw) -> None:
+    """Overlong forms, surrogates and half characters, wherever a name stands in a path."""
+    for path in (f"/{repo}/resolve/main/{wrong}", f"/{repo}/resolve/{wrong}/a", f"/api/models/alice/{wrong}"):
+        assert raw("GET", path).status == 400
+
+
+def test_a_link_among_the_files_is_a_file_that_names_its_target(alice, repo, raw, tmp_path) -> None:
+    """git's symbolic links have no place here: what is uploaded is content, and what is downloaded a plain file."""
+    line = {"key": "file", "value": {"path": "link", "content": "/etc/passwd", "encoding": "utf-8", "mode": "120000"}}
+    assert commit(raw, alice, repo, line) == 200
+    assert raw("GET", f"/{repo}/resolve/main/link").body == b"/etc/passwd"
+    got = Path(alice.hf_hub_download(repo, "link", local_dir=tmp_path))
+    assert not got.is_symlink() and got.read_text() == "/etc/passwd"
 
 
 def test_a_file_cannot_be_a_folder_too(alice, repo, raw) -> None:
@@ -116,6 +138,16 @@ def test_a_large_file_must_have_the_size_it_says(alice, repo, raw) -> None:
         b'{"key": "file", "value": {"path": "a", "content": "%%", "encoding": "base64"}}',
         b'{"key": "header", "value": {}}\n{"key": "file", "value": {"path": "a"}}',
         b'{"key": "header", "value": {}}\n{"key": "lfsFile", "value": {"path": "a", "oid": "../../x"}}',
+        b'{"key": "header", "value": {}}{"key": "file", "value": {"path": "a", "content": "x"}}',
+        *(
+            b'{"key": "header", "value": {}}\n{"key": "lfsFile", "value": {"path": "a", "oid": "%s", "size": %s}}'
+            % (b"0" * 64, size)
+            for size in (b"-1", b"NaN", b"9" * 5000, b"[]")
+        ),
+        *(
+            b'{"key": "header", "value": {}}\n{"key": "file", "value": {"path": "a", "content": %s}}' % content
+            for content in (b'"\xff"', b'"\\ud800"', b"[" * 50_000, b"7")
+        ),
         b'{"key": "header", "value": {"parentCommit": 7}}\n{"key": "file", "value": {"path": "a", "content": "x"}}',
         b"[" * 100_000,
         b"\xff\xfe\x00",
@@ -126,6 +158,42 @@ def test_a_commit_that_is_not_one_is_refused(alice, repo, raw, body) -> None:
     answer = raw("POST", f"/api/models/{repo}/commit/main", body, token=alice.token)
     assert 400 <= answer.status < 500 and answer.json["error"]
     assert alice.list_repo_files(repo) == [".gitattributes"]
+
+
+def test_a_body_larger_than_is_taken_gets_413_and_no_memory(hub, alice, repo, raw) -> None:
+    """16 MiB of JSON, 96 MiB in one line of a commit; the connection is usable afterwards."""
+    import resource
+
+    def peak_mib() -> float:
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+    before, size = peak_mib(), 300 * 2**20
+    address = urlsplit(hub.url)
+    asked = {"/api/repos/create": b"413", f"/api/models/{repo}/commit/main": b"413", "/none": b"404"}
+    for path, status in asked.items():
+        with socket.create_connection((address.hostname, address.port), timeout=60) as connection:
+            head = f"POST {path} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {alice.token}\r\nContent-Length: {size}"
+            connection.sendall(head.encode() + b"\r\n\r\n")
+            for _ in range(300):
+                connection.sendall(b"x" * 2**20)
+            answer = b""
+            while not answer.endswith(b"}"):
+                answer += connection.recv(65536)
+            assert answer.split(b" ")[1] == status
+            connection.sendall(b"GET /api/health HTTP/1.1\r\nHost: x\r\n\r\n")
+            assert connection.recv(65536).startswith(b"HTTP/1.1 200")
+    assert peak_mib() - before < 200
+
+
+def test_a_json_body_may_hold_any_number_but_nothing_is_done_by_a_wrong_one(alice, repo, raw) -> None:
+    """Huge integers, NaN and infinity; Python's parser takes them all."""
+    for number in ("9" * 4000, "9" * 5000, "NaN", "-Infinity", "1e999", "-1", "1.5", "true"):
+        files = f'{{"files": [{{"path": "a.txt", "size": {number}, "sample": "eA=="}}]}}'
+        answer = raw("POST", f"/api/models/{repo}/preupload/main", files.encode(), token=alice.token)
+        assert answer.status in (200, 400, 422)
+        objects = f'{{"operation": "upload", "objects": [{{"oid": "{"0" * 64}", "size": {number}}}]}}'
+        answer = raw("POST", f"/{repo}.git/info/lfs/objects/batch", objects.encode(), token=alice.token)
+        assert answer.status in (400, 413, 422), (number, answer)
 
 
 def test_every_answer_carries_what_the_client_reads(raw, repo) -> None:
