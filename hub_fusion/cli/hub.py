@@ -95,15 +95,39 @@ def add(
         help="Make a fine-grained token instead: WHERE is an account, ns/name, datasets/ns/name, spaces/ns/name or "
         "'global'; PERMISSION is repo.write, repo.content.read, discussion.write, … May be repeated.",
     ),
+    fullname: str | None = typer.Option(None, "--fullname", help="What people read instead of the account name."),
+    member_of: list[str] = typer.Option(
+        [],
+        "--member-of",
+        metavar="ORG[=ROLE]",
+        help="Let the person into an organisation as read, contributor, write (default) or admin. May be repeated.",
+    ),
+    private_by_default: bool | None = typer.Option(
+        None,
+        "--private-by-default/--public-by-default",
+        help="Whether new repositories of the account are private unless their maker says otherwise.",
+    ),
+    token_file: Path | None = typer.Option(
+        None, "--token-file", help="Use the token in this file in place of a new one; for test suites that know theirs."
+    ),
 ) -> None:
     """Make an account, or a further token for one, and print the token (shown once, stored hashed)."""
-    from hub_fusion.local_hub import add_user
+    from hub_fusion.local_hub import add_member, add_user
 
     permissions = {where: what.split(",") for where, _, what in (text.partition("=") for text in allow)}
     try:
-        if permissions:
-            print(add_user(root, name, org=org, role="fineGrained", permissions=permissions))
-        else:
-            print(add_user(root, name, org=org, role=cast(Any, role)))  # add_user checks it
-    except ValueError as error:
+        token = add_user(
+            root,
+            name,
+            org=org,
+            role=cast(Any, "fineGrained" if permissions else role),  # add_user checks it
+            permissions=permissions or None,
+            fullname=fullname,
+            private_by_default=private_by_default,
+            token=token_file.read_text("utf-8").strip() if token_file is not None else None,
+        )
+        for organisation, _, rank in (text.partition("=") for text in member_of):
+            add_member(root, organisation, name, role=cast(Any, rank or "write"))  # add_member checks it
+    except (ValueError, OSError) as error:
         raise typer.BadParameter(str(error)) from None
+    print(token)

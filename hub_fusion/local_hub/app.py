@@ -37,6 +37,7 @@ from hub_fusion.local_hub import (
     lfs_files,
     listing,
     multipart,
+    people,
     preupload,
     refs,
     repos,
@@ -58,7 +59,8 @@ from hub_fusion.local_hub.wire import WireApp
 
 log = logging.getLogger(__name__)
 TOPICS = (side, validate, webhooks, hardware, spaces, space_values, duplicates, repos, access, listing, refs, browse,
-          preupload, commits, discussions, lfs, lfs_files, multipart, xet_read, xet, info, files)  # fmt: skip
+          preupload, commits, discussions, lfs, lfs_files, multipart, people, xet_read, xet, info,
+          files)  # fmt: skip
 SPOOL_IN_MEMORY = 4 * 2**20
 # what is asked of repositories: on a name without a namespace ("gpt2"), which none has here, it means a missing one
 _ASKED = {r.path.removeprefix(f"{repo}/").split("/")[0] for topic in TOPICS for r in topic.ROUTES

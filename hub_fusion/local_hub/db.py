@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
-from hub_fusion.local_hub.schema import COLLABORATION, ERASED, PARTICULARS
+from hub_fusion.local_hub.schema import COLLABORATION, ERASED, PARTICULARS, PEOPLE
 
 BUSY_TIMEOUT_S = 30.0
 
@@ -65,7 +65,13 @@ CREATE TABLE IF NOT EXISTS access (
 """
 
 # Step n brings a file from version n to n + 1; SCHEMA is version 0. Steps are only ever added at the end.
-MIGRATIONS = ("ALTER TABLE uploads ADD COLUMN at INTEGER NOT NULL DEFAULT 0;", COLLABORATION, PARTICULARS, ERASED)
+MIGRATIONS = (
+    "ALTER TABLE uploads ADD COLUMN at INTEGER NOT NULL DEFAULT 0;",
+    COLLABORATION,
+    PARTICULARS,
+    ERASED,
+    PEOPLE,
+)
 
 
 class Database:

@@ -32,6 +32,8 @@ def create(call: Call) -> Response:
     name = check_name(request.get("name"))
     with call.store.blobs.guard(), call.store.db.write() as con:
         owner = namespace(con, call, request.get("organization") or user.name)
+        if "private" not in request and "visibility" not in request:
+            private = owner["private_default"]
         full_name = f"{owner['name']}/{name}"
         body = {"url": f"{call.base}/{URL_PREFIX[kind]}{full_name}", "name": full_name}
         existing = call.store.find_repo(con, kind, full_name)

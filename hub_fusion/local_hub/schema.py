@@ -64,3 +64,14 @@ CREATE TABLE erased (
     repo INTEGER NOT NULL REFERENCES repos ON DELETE CASCADE, sha256 TEXT NOT NULL, at INTEGER NOT NULL,
     PRIMARY KEY (repo, sha256)) WITHOUT ROWID
 """
+
+# What people are called and what they like, and organisations that keep new repositories private: another step.
+PEOPLE = """
+ALTER TABLE accounts ADD COLUMN fullname TEXT;
+ALTER TABLE accounts ADD COLUMN private_default INTEGER NOT NULL DEFAULT 0;
+CREATE TABLE likes (
+    repo INTEGER NOT NULL REFERENCES repos ON DELETE CASCADE,
+    user INTEGER NOT NULL REFERENCES accounts ON DELETE CASCADE, at INTEGER NOT NULL,
+    PRIMARY KEY (repo, user)) WITHOUT ROWID;
+CREATE INDEX likes_by_user ON likes (user)
+"""

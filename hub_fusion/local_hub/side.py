@@ -21,12 +21,12 @@ def whoami(call: Call) -> Response:
                 "type": "org",
                 "id": row["hex"],
                 "name": row["name"],
-                "fullname": row["name"],
+                "fullname": row["fullname"] or row["name"],
                 "roleInOrg": row["role"],
                 "isEnterprise": False,
             }
             for row in con.execute(
-                "SELECT accounts.hex, name, role FROM members JOIN accounts ON accounts.id=org WHERE user=?"
+                "SELECT accounts.hex, name, fullname, role FROM members JOIN accounts ON accounts.id=org WHERE user=?"
                 " ORDER BY name",
                 (user.id,),
             )
@@ -39,7 +39,7 @@ def whoami(call: Call) -> Response:
             "type": user.kind,
             "id": user.hex,
             "name": user.name,
-            "fullname": user.name,
+            "fullname": user.fullname or user.name,
             "email": None,
             "emailVerified": True,
             "canPay": False,

@@ -22,7 +22,8 @@ from hub_fusion.local_hub.store import Repo
 
 Role = Literal["read", "write", "fineGrained"]
 OrgRole = Literal["read", "contributor", "write", "admin"]
-ACCOUNT_NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9]|-(?=[A-Za-z0-9])){0,41}|[A-Za-z0-9][\w-]{0,41}")
+ACCOUNT_NAME = re.compile(r"\w[\w-]{0,41}", re.ASCII)
+TOKEN = re.compile(r"[!-~]{8,200}")
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,7 @@ class User:
     scopes: Scopes
     label: str = "local"
     fine_grained: str | None = None
+    fullname: str | None = None
 
     @property
     def accounts(self) -> list[int]:
@@ -55,6 +57,9 @@ def add_user(
     permissions: Mapping[str, Sequence[str]] | None = None,
     read_gated: bool = False,
     label: str = "local",
+    fullname: str | None = None,
+    private_by_default: bool | None = None,
+    token: str | None = None,
 ) -> str:
     """A new token ("hf_…") for the account `name`, which is made if need be.
 
@@ -63,6 +68,9 @@ def add_user(
     The role "fineGrained" takes `permissions`, by "global", account or repository:
     ``{"alice/base": ["repo.write"], "datasets/lab/d": ["repo.content.read"], "global": ["discussion.write"]}``;
     `read_gated` lets such a token read gated repositories that its user was let into.
+
+    `fullname` is what people read instead of the name. Where `private_by_default` is true, repositories are made
+    private unless their maker says otherwise. `token` is used in place of a new one: test suites know theirs.
     """
     if not ACCOUNT_NAME.fullmatch(name):
         raise ValueError(f"{name!r} cannot be an account: letters, digits, '-' and '_', at most 42.")
@@ -70,7 +78,9 @@ def add_user(
         raise ValueError(f"role must be one of {', '.join(get_args(Role))}, not {role!r}.")
     if (role == "fineGrained") != (permissions is not None):
         raise ValueError("permissions belong to the role 'fineGrained', and it needs them.")
-    token = "hf_" + secrets.token_urlsafe(27).replace("-", "x").replace("_", "y")
+    if token is not None and not TOKEN.fullmatch(token):
+        raise ValueError("a token has 8 to 200 characters, letters, digits and signs, no spaces.")
+    token = token or "hf_" + secrets.token_urlsafe(27).replace("-", "x").replace("_", "y")
     root.mkdir(parents=True, exist_ok=True)
     with closing(Database(root / "hub.sqlite3")) as db, db.write() as con:
         con.execute(
@@ -78,9 +88,17 @@ def add_user(
             (new_hex_id(), name, name.lower(), "org" if org else "user", now_ms()),
         )
         account = con.execute("SELECT id FROM accounts WHERE key=?", (name.lower(),)).fetchone()["id"]
+        if fullname is not None:
+            con.execute("UPDATE accounts SET fullname=? WHERE id=?", (fullname, account))
+        if private_by_default is not None:
+            con.execute("UPDATE accounts SET private_default=? WHERE id=?", (private_by_default, account))
+        taken = con.execute("SELECT account FROM tokens WHERE sha256=?", (_digest(token),)).fetchone()
+        if taken is not None and taken["account"] != account:
+            raise ValueError("this token is another account's.")
         fine = scopes.dump(con, permissions, read_gated=read_gated) if permissions is not None else None
         con.execute(
-            "INSERT INTO tokens (sha256, account, role, created, name, fine_grained) VALUES (?, ?, ?, ?, ?, ?)",
+            "INSERT OR REPLACE INTO tokens (sha256, account, role, created, name, fine_grained)"
+            " VALUES (?, ?, ?, ?, ?, ?)",
             (_digest(token), account, role, now_ms(), label, fine),
         )
     return token
@@ -140,6 +158,7 @@ def authenticate(con: sqlite3.Connection, header: str | None) -> User | None:
         scopes=scopes.load(con, row["role"], row["fine_grained"]),
         label=row["label"],
         fine_grained=row["fine_grained"],
+        fullname=row["fullname"],
     )
 
 

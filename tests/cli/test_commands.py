@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from huggingface_hub import HfApi
 from loop.world import AUTHORS, BASE, LATER, World, harmful, hub_fusion, judged, opened, python_environment
 from safetensors.torch import load_file
 
@@ -366,6 +367,36 @@ def test_hub_user_add_prints_a_token_that_works(call: Call, tmp_path: Path) -> N
     with serve(tmp_path / "store") as hub:
         assert Hub(hub.url, token, tmp_path / "c").account() == "zoe"
     assert call("hub", "user", "add", "not a name", "--root", tmp_path / "store").code == 2
+
+
+def test_hub_user_add_takes_a_known_token_a_full_name_and_organisations(call: Call, tmp_path: Path) -> None:
+    """Test suites of other projects come with users and tokens of their own."""
+    from hub_fusion.local_hub import serve
+
+    root = ("--root", tmp_path / "store")
+    (tmp_path / "token").write_text("hf_KnownTokenXXXX\n")
+    known = ("--token-file", tmp_path / "token")
+    assert call("hub", "user", "add", "acme", "--org", "--private-by-default", *root).code == 0
+    assert call("hub", "user", "add", "labs", "--org", "--fullname", "The Labs", *root).code == 0
+    orgs = ("--member-of", "acme", "--member-of", "labs=read")
+    for _ in range(2):
+        done = call("hub", "user", "add", "__DUMMY_USER__", "--fullname", "Dummy", *orgs, *known, *root)
+        assert done.code == 0 and done.out.strip() == "hf_KnownTokenXXXX"
+    with serve(tmp_path / "store") as hub:
+        api = HfApi(endpoint=hub.url, token="hf_KnownTokenXXXX")
+        me = api.whoami()
+        assert (me["name"], me["fullname"]) == ("__DUMMY_USER__", "Dummy")
+        shown = [(org["name"], org["fullname"], org["roleInOrg"]) for org in me["orgs"]]
+        assert shown == [("acme", "acme", "write"), ("labs", "The Labs", "read")]
+        assert api.model_info(api.create_repo("acme/m").repo_id).private
+        assert not api.model_info(api.create_repo("acme/open", private=False).repo_id).private
+        assert not api.model_info(api.create_repo("mine").repo_id).private
+    assert call("hub", "user", "add", "eve", *known, *root).code == 2  # another account's token
+    (tmp_path / "token").write_text("two words\n")
+    assert call("hub", "user", "add", "eve", *known, *root).code == 2
+    assert call("hub", "user", "add", "eve", "--token-file", tmp_path / "none", *root).code == 2
+    assert call("hub", "user", "add", "eve", "--member-of", "nowhere", *root).code == 2
+    assert call("hub", "user", "add", "eve", "--member-of", "acme=king", *root).code == 2
 
 
 def test_hub_serve_prints_its_address_serves_and_stops_on_sigterm(tmp_path: Path) -> None:
