@@ -27,12 +27,14 @@ from starlette.types import ASGIApp
 from hub_fusion.local_hub import (
     access,
     browse,
+    buckets,
     commits,
     discussions,
     duplicates,
     files,
     hardware,
     info,
+    jobs,
     lfs,
     lfs_files,
     listing,
@@ -41,6 +43,7 @@ from hub_fusion.local_hub import (
     preupload,
     refs,
     repos,
+    schedules,
     side,
     space_values,
     spaces,
@@ -58,8 +61,8 @@ from hub_fusion.local_hub.users import authenticate
 from hub_fusion.local_hub.wire import WireApp
 
 log = logging.getLogger(__name__)
-TOPICS = (side, validate, webhooks, hardware, spaces, space_values, duplicates, repos, access, listing, refs, browse,
-          preupload, commits, discussions, lfs, lfs_files, multipart, people, xet_read, xet, info,
+TOPICS = (side, validate, webhooks, hardware, jobs, schedules, spaces, space_values, buckets, duplicates, repos, access,
+          listing, refs, browse, preupload, commits, discussions, lfs, lfs_files, multipart, people, xet_read, xet, info,
           files)  # fmt: skip
 SPOOL_IN_MEMORY = 4 * 2**20
 # what is asked of repositories: on a name without a namespace ("gpt2"), which none has here, it means a missing one

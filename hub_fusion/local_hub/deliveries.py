@@ -84,11 +84,16 @@ class Sender:
                 "UPDATE deliveries SET status=?, attempts=?, due=?, finished=?, answer=?, error=? WHERE id=?",
                 (outcome, tries, now + wait_ms, finished, status, error, row["id"]),
             )
-            con.execute(
-                "DELETE FROM deliveries WHERE webhook=? AND status!='pending' AND id<=(SELECT id FROM deliveries"
-                " WHERE webhook=? ORDER BY id DESC LIMIT 1 OFFSET ?)",
-                (row["webhook"], row["webhook"], KEPT_PER_WEBHOOK),
-            )
+            forget_old(con, row["webhook"])
+
+
+def forget_old(con: sqlite3.Connection, webhook: int) -> None:
+    """Keep the latest `KEPT_PER_WEBHOOK` deliveries, and those that are pending."""
+    con.execute(
+        "DELETE FROM deliveries WHERE webhook=? AND status!='pending' AND id<=(SELECT id FROM deliveries"
+        " WHERE webhook=? ORDER BY id DESC LIMIT 1 OFFSET ?)",
+        (webhook, webhook, KEPT_PER_WEBHOOK),
+    )
 
 
 def post(url: str, body: bytes, secret: str | None) -> int:

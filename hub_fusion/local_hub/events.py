@@ -8,8 +8,10 @@ import json
 import sqlite3
 from typing import Any
 
+from hub_fusion.local_hub import job_records
 from hub_fusion.local_hub.call import Call
 from hub_fusion.local_hub.db import new_hex_id, now_ms
+from hub_fusion.local_hub.deliveries import forget_old
 from hub_fusion.local_hub.store import Repo
 from hub_fusion.local_hub.threads import Thread
 
@@ -78,11 +80,24 @@ def emit(con: sqlite3.Connection, call: Call, repo: Repo, action: str, scope: st
     now = now_ms()
     for row in watching:
         body = payload | {"webhook": {"id": row["hex"], "version": VERSION}}
-        values = (new_hex_id(), row["id"], json.dumps(body), now, now)
+        hex_id = new_hex_id()
         con.execute(
             "INSERT INTO deliveries (hex, webhook, payload, status, due, created) VALUES (?, ?, ?, 'pending', ?, ?)",
-            values,
+            (hex_id, row["id"], json.dumps(body), now, now),
         )
+        if row["job"]:
+            start_job(con, row, hex_id)
+
+
+def start_job(con: sqlite3.Connection, webhook: sqlite3.Row, delivery: str) -> None:
+    """Deliver to a webhook that starts a job: the job is there with the event."""
+    row = con.execute("SELECT * FROM deliveries WHERE hex=?", (delivery,)).fetchone()
+    error = job_records.insert_for_webhook(con, webhook, delivery, row["payload"])
+    con.execute(
+        "UPDATE deliveries SET status=?, attempts=attempts+1, finished=?, error=? WHERE id=?",
+        ("failed" if error else "delivered", now_ms(), error, row["id"]),
+    )
+    forget_old(con, webhook["id"])
 
 
 def _concerns(con: sqlite3.Connection, webhook: sqlite3.Row, repo: Repo, scope: str) -> bool:

@@ -48,6 +48,7 @@ def check(root: Path, *, contents: bool = True) -> Findings:
     found = Findings()
     with closing(Store(root)) as store, store.blobs.guard(), store.db.read() as con:
         found.faults += _database(con)
+        found.faults += _records(con)
         found.faults += _refs(con, found)
         sizes, git_oids = _trees(con, found)
         found.faults += _blobs(con, store.blobs, found, sizes, git_oids if contents else None)
@@ -60,6 +61,17 @@ def _database(con: sqlite3.Connection) -> Iterator[str]:
             yield f"database: {row[0]}"
     for row in con.execute("PRAGMA foreign_key_check"):
         yield f"database: row {row[1]} of {row[0]} refers to a row of {row[2]} that is not there"
+
+
+def _records(con: sqlite3.Connection) -> Iterator[str]:
+    """What is kept of Spaces, jobs, schedules and webhooks can be read, and no secret's value is among it."""
+    texts = (("spaces", "volumes", "repo"), ("jobs", "spec", "hex"), ("jobs", "initiator", "hex"),
+             ("schedules", "spec", "hex"), ("webhooks", "watched", "hex"), ("webhooks", "job", "hex"))  # fmt: skip
+    for table, column, key in texts:
+        for row in con.execute(f"SELECT {key} FROM {table} WHERE {column} IS NOT NULL AND NOT json_valid({column})"):  # noqa: S608 - constants
+            yield f"{table}: {column} of {row[0]} cannot be read"
+    for row in con.execute("SELECT repo, key FROM space_values WHERE kind='secret' AND value IS NOT NULL"):
+        yield f"the value of the secret {row['key']} of repository {row['repo']} is written down"
 
 
 def _refs(con: sqlite3.Connection, found: Findings) -> Iterator[str]:

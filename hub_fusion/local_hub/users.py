@@ -188,17 +188,23 @@ def may_write_to(con: sqlite3.Connection, user: User, account: int, repo: int | 
     return manages(con, user, account, repo)
 
 
+def role_in(con: sqlite3.Connection, user: int, account: int) -> str | None:
+    """What a user is to an account: "admin" of its own, its `OrgRole` in an organisation, None elsewhere."""
+    if account == user:
+        return "admin"
+    row = con.execute("SELECT role FROM members WHERE org=? AND user=?", (account, user)).fetchone()
+    return None if row is None else str(row["role"])
+
+
 def manages(con: sqlite3.Connection, user: User, account: int, repo: int | None = None) -> bool:
     """Whether the account is the caller's, or an organisation's that lets it write, whatever the token.
 
     A contributor makes repositories in the organisation, and changes those alone that it made.
     """
-    if account == user.id:
-        return True
-    row = con.execute("SELECT role FROM members WHERE org=? AND user=?", (account, user.id)).fetchone()
-    if row is None or row["role"] == "read":
+    role = role_in(con, user.id, account)
+    if role in (None, "read"):
         return False
-    if row["role"] != "contributor" or repo is None:
+    if role != "contributor" or repo is None:
         return True
     return con.execute("SELECT 1 FROM repos WHERE id=? AND creator=?", (repo, user.id)).fetchone() is not None
 

@@ -1,6 +1,7 @@
 """Webhooks of a user: `/api/settings/webhooks`, with the deliveries of each and their replay.
 
-A webhook belongs to the account that made it and does not exist for others. Not covered: webhooks that start a job.
+A webhook belongs to the account that made it and does not exist for others. It sends to a url, or it makes a job like
+the one it was given.
 """
 
 import json
@@ -10,6 +11,7 @@ from urllib.parse import urlsplit
 
 from starlette.responses import Response
 
+from hub_fusion.local_hub import events, job_records, job_specs
 from hub_fusion.local_hub.call import Call, Route, answer
 from hub_fusion.local_hub.db import iso, new_hex_id, now_ms
 from hub_fusion.local_hub.errors import HubError, sign_in_first
@@ -26,15 +28,17 @@ def create(call: Call) -> Response:
     """A new webhook, enabled."""
     user, request = _user(call, "write"), call.json()
     fields = {"domains": json.dumps(DOMAINS), "secret": None} | _fields(request)
-    for key in ("url", "watched"):
-        if key not in fields:
-            raise HubError(400, f'"{key}" is required.')
+    if "watched" not in fields:
+        raise HubError(400, '"watched" is required.')
     with call.store.db.write() as con:
+        fields |= _target(con, call, request)
+        if not fields.get("url") and not fields.get("job"):
+            raise HubError(400, '"url" or "jobSourceId" is required.')
         if con.execute("SELECT COUNT(*) FROM webhooks WHERE account=?", (user.id,)).fetchone()[0] >= MAX_WEBHOOKS:
             raise HubError(403, f"An account has at most {MAX_WEBHOOKS} webhooks: delete one first.")
         con.execute(
-            "INSERT INTO webhooks (hex, account, url, watched, domains, secret) VALUES (?, ?, ?, ?, ?, ?)",
-            (hex_id := new_hex_id(), user.id, *(fields[key] for key in ("url", "watched", "domains", "secret"))),
+            "INSERT INTO webhooks (hex, account, url, job, watched, domains, secret) VALUES (?, ?, ?, ?, ?, ?, ?)",
+            (hex_id := new_hex_id(), user.id, *(fields[key] for key in ("url", "job", "watched", "domains", "secret"))),
         )
         return answer({"webhook": _show(_find(con, user, hex_id))})
 
@@ -61,9 +65,10 @@ def update(call: Call) -> Response:
         del request["watched"]
     fields = _fields(request)
     with call.store.db.write() as con:
-        row = dict(_find(con, user, call.params["id"])) | fields
+        row = dict(_find(con, user, call.params["id"])) | fields | _target(con, call, request)
         con.execute(
-            "UPDATE webhooks SET url=:url, watched=:watched, domains=:domains, secret=:secret WHERE id=:id", row
+            "UPDATE webhooks SET url=:url, job=:job, watched=:watched, domains=:domains, secret=:secret WHERE id=:id",
+            row,
         )
         return answer({"webhook": _show(row)})
 
@@ -108,6 +113,8 @@ def replay(call: Call) -> Response:
         )
         if not done.rowcount:
             raise HubError(404, "Delivery not found")
+        if webhook["job"]:
+            events.start_job(con, webhook, call.params["delivery"])
         row = con.execute("SELECT * FROM deliveries WHERE webhook=? AND hex=?", which).fetchone()
     return answer(_show_delivery(row))
 
@@ -131,11 +138,7 @@ def _find(con: sqlite3.Connection, user: User, hex_id: str) -> sqlite3.Row:
 
 def _fields(request: dict[str, Any]) -> dict[str, Any]:
     """The columns a request sets; 400."""
-    if request.get("jobSourceId") is not None:
-        raise HubError(501, "Webhooks that start a job are not served here: give a url.")
     fields: dict[str, Any] = {}
-    if request.get("url") is not None:
-        fields["url"] = _url(request["url"])
     if "watched" in request:
         fields["watched"] = json.dumps(_watched(request["watched"]))
     if "domains" in request:
@@ -149,6 +152,23 @@ def _fields(request: dict[str, Any]) -> dict[str, Any]:
             raise HubError(400, f'"secret" must be at most {MAX_TEXT_CHARS} printable ASCII characters.')
         fields["secret"] = secret
     return fields
+
+
+def _target(con: sqlite3.Connection, call: Call, request: dict[str, Any]) -> dict[str, str | None]:
+    """Where events go, if the request says so: a url, or a job as it is now, with more secrets (by name)."""
+    url, job, secrets = (request.get(key) for key in ("url", "jobSourceId", "secrets"))
+    if url is not None and job is not None:
+        raise HubError(400, 'Give "url" or "jobSourceId", not both.')
+    if secrets is not None and job is None:
+        raise HubError(400, '"secrets" belong to a "jobSourceId".')
+    if url is not None:
+        return {"url": _url(url), "job": None}
+    if job is None:
+        return {}
+    account, spec = job_records.source(con, call, job)
+    if secrets is not None:
+        spec["secrets"] = sorted({*spec.get("secrets", ()), *job_specs.strings("secrets", secrets, job_specs.NAME)})
+    return {"url": None, "job": json.dumps({"source": job, "account": account, "spec": spec})}
 
 
 def _watched(value: object) -> list[dict[str, str]]:
@@ -180,7 +200,7 @@ def _show(row: sqlite3.Row | dict[str, Any]) -> dict[str, Any]:
     return {
         "id": row["hex"],
         "url": row["url"],
-        "job": None,
+        "job": job_records.show_spec(json.loads(row["job"])["spec"]) if row["job"] else None,
         "watched": json.loads(row["watched"]),
         "domains": json.loads(row["domains"]),
         "secret": row["secret"],

@@ -230,7 +230,8 @@ def test_random_requests_never_break_the_server(hub, alice, repo) -> None:
         name organization type visibility private gated fromRepo toRepo files path size sample tag message
         content repoType operation objects oid paths startingPoint status user target sdk
         key value description flavor sleepTimeSeconds seconds enabled volumes variables secrets hardware repository
-        requestId rejectionReason
+        requestId rejectionReason command arguments dockerImage spaceId labels environment timeoutSeconds jobSpec
+        schedule suspend concurrency jobSourceId watched ports
     """
     keys = words.split()
     parts = [
@@ -251,7 +252,7 @@ def test_random_requests_never_break_the_server(hub, alice, repo) -> None:
     routes = [(route.method, route.path) for topic in TOPICS for route in topic.ROUTES]
     for method, path in routes:
         for _ in range(6):
-            filled = path.replace("{kind:hub_kind}", "models")
+            filled = path.replace("{kind:hub_kind}", "models").replace("{account}", "alice")
             if "{kind:hub_spaces}" in path:
                 filled = filled.replace("{kind:hub_spaces}", "spaces").replace("{ns}/{name}", "alice/app")
             filled = filled.replace("{ns}/{name}", repo if random.random() < 0.7 else "alice/none")
@@ -260,7 +261,7 @@ def test_random_requests_never_break_the_server(hub, alice, repo) -> None:
                 part = random.choice(parts)
                 filled = before + (quote(part) if isinstance(part, bytes) else part) + rest.partition("}")[2]
             filled += random.choice(["", "?limit=x&cursor=1&p=-1", "?expand=sha&expand[]=x", "?recursive=1&expand=1"])
-            value = {key: random.choice(odd) for key in random.sample(keys, 12)}
+            value = {key: random.choice(odd) for key in random.sample(keys, 16)}
             body = random.choice([json.dumps(value).encode(), b"\xff", b"[1]", b"", b"a=b&paths=%ff&paths=x"])
             if path == "/api/repos/delete":
                 continue
