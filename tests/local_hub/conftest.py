@@ -63,6 +63,17 @@ def send(
         connection.close()
 
 
+def found_on_disk(root: Path, text: str) -> str:
+    """The files below a folder that hold a text.
+
+    Read by another process: to open and close a database's file in the process that has it open as a database gives up
+    the locks on it (https://www.sqlite.org/howtocorrupt.html, section 2.2), and the next process breaks it.
+    """
+    done = subprocess.run(["grep", "-rlaF", "-e", text, str(root)], capture_output=True, text=True, check=False)
+    assert done.returncode in (0, 1), done.stderr
+    return done.stdout
+
+
 @pytest.fixture(scope="session")
 def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalHub]:
     """A running Hub. The Xet cache goes to a folder of its own, if nobody in this process has opened one before."""

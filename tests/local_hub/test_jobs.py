@@ -12,6 +12,8 @@ from huggingface_hub.errors import BadRequestError, HfHubHTTPError, JobNotFoundE
 
 from hub_fusion.local_hub import LocalHub, add_member, add_user, collect, cron, fsck, serve, set_job_stage
 
+from .conftest import found_on_disk
+
 RUN = {"image": "python:3.12", "command": ["python", "-c", "print(1)"]}
 
 
@@ -352,8 +354,7 @@ def test_the_value_of_a_secret_of_a_job_is_nowhere_on_the_disk(hub: LocalHub, al
     made = alice.create_scheduled_job(**RUN, secrets={"S": value}, schedule="@daily")
     watched = [{"type": "model", "name": repo}]
     hook = alice.create_webhook(job_id=job.id, watched=watched, secrets={"T": value})
-    for path in hub.root.rglob("*"):
-        assert not path.is_file() or value.encode() not in path.read_bytes()
+    assert not found_on_disk(hub.root, value) and found_on_disk(hub.root, job.id)
     alice.delete_webhook(hook.id)
     alice.delete_scheduled_job(scheduled_job_id=made.id)
 
