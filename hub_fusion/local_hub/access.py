@@ -32,7 +32,7 @@ def requests(call: Call) -> Response:
     with call.store.db.read() as con:
         repo = _gated(con, call)
         rows = con.execute(
-            "SELECT access.*, accounts.hex AS account, name FROM access JOIN accounts ON accounts.id=user"
+            "SELECT access.*, accounts.hex AS account, name, fullname FROM access JOIN accounts ON accounts.id=user"
             " WHERE repo=? AND status=? AND user>? ORDER BY user LIMIT ?",
             (repo.id, status, int(after[:15]), int(limit) + 1),
         ).fetchall()
@@ -45,9 +45,16 @@ def requests(call: Call) -> Response:
 
 
 def _show(row: sqlite3.Row) -> dict[str, Any]:
+    name = row["name"]
     shown: dict[str, Any] = {
         "requestId": row["hex"],
-        "user": {"_id": row["account"], "user": row["name"], "fullname": row["name"], "email": None, "type": "user"},
+        "user": {
+            "_id": row["account"],
+            "user": name,
+            "fullname": row["fullname"] or name,
+            "email": None,
+            "type": "user",
+        },
         "status": row["status"],
         "timestamp": iso(row["at"]),
     }

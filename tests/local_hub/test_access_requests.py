@@ -132,12 +132,13 @@ def test_requests_are_listed_in_pages(hub: LocalHub, alice, raw, gated) -> None:
     name = gated()
     users = [f"asker-{number}" for number in range(5)]
     for user in users:
-        add_user(hub.root, user)
+        add_user(hub.root, user, fullname=user.title())
         alice.grant_access(name, user)
     path, seen = f"/api/models/{name}/user-access-request/accepted?limit=2", []
     while path:
         page = raw("GET", path, token=alice.token)
         seen += [item["user"]["user"] for item in page.json]
+        assert all(item["user"]["fullname"] == item["user"]["user"].title() for item in page.json)
         path = page.headers.get("link", "").partition(hub.url)[2].partition(">")[0]
     assert seen == users
     for wrong in ("limit=0", "limit=x", "limit=1001", "cursor=-1", "limit=²"):
