@@ -20,6 +20,9 @@ from hub_fusion.local_hub.store import Repo
 from hub_fusion.local_hub.users import sees_private
 
 MAX_PAGE = 1000
+GGUF_APPS = ("llama.cpp", "ollama", "lmstudio", "jan", "koboldcpp", "gpt4all", "docker-model-runner")
+SAFETENSORS_APPS = ("vllm", "sglang", "tgi")
+APPS = {"mlx-lm": "mlx"} | dict.fromkeys(GGUF_APPS, "gguf") | dict.fromkeys(SAFETENSORS_APPS, "safetensors")
 MAX_DATE = 2**62
 SORT_COLUMNS = {
     "createdAt": "created",
@@ -123,7 +126,7 @@ def _conditions(call: Call, names: dict[str, str]) -> tuple[list[str], list[Any]
     if query.get("author"):
         where.append("repos.owner=(SELECT id FROM accounts WHERE key=?)")
         values.append(query["author"].lower())
-    for word in (query.get("search") or "").lower().split():
+    for word in " ".join(query.getlist("search")).lower().split():
         where.append("instr(repos.key, ?) > 0")
         values.append(word)
     linked = "EXISTS (SELECT 1 FROM json_each(trees.facts, ?) WHERE type='text' AND lower(value)=?)"
@@ -134,6 +137,11 @@ def _conditions(call: Call, names: dict[str, str]) -> tuple[list[str], list[Any]
     if call.kind == "space" and call.flag("linked"):
         where.append(f"({' OR '.join(linked.partition(' AND ')[0] + ')' for _ in LINKS)})")
         values += [f"$.card.{key}" for key in LINKS]
+    for app in call.values("apps"):
+        if app not in APPS:
+            raise HubError(400, f'"apps" must be one of {", ".join(APPS)}.')
+        where.append("repos.id IN (SELECT repo FROM repo_tags WHERE tag=?)")
+        values.append(APPS[app])
     if query.get("pipeline_tag"):
         where.append("repos.pipeline=?")
         values.append(query["pipeline_tag"])

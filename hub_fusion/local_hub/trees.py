@@ -1,7 +1,8 @@
 """What a revision contains: paths, their rules, and the hashes the Hub shows for them.
 
 A tree maps each path to an `Entry`. Paths are strings in a database here, never paths of the file system. The rules
-below are the Hub's: a backslash is a letter like others, so what it means on Windows is the downloader's care.
+below are the Hub's: a backslash is a letter, but none may lead out of the folder at once. What it means on Windows
+further on is the downloader's care.
 """
 
 import hashlib
@@ -42,6 +43,7 @@ def check_path(path: object) -> str:
         len(encoded) > MAX_PATH_BYTES
         or any(name in ("", ".", "..") or name.lower() == ".git" for name in names)
         or any(len(name.encode("utf-8")) > MAX_NAME_BYTES for name in names)
+        or path.split("\\")[0] in ("", ".", "..")
         or any(ord(char) < 32 or ord(char) == 127 for char in path)
     ):
         raise HubError(

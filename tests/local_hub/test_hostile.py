@@ -26,6 +26,8 @@ BAD_PATHS = [
     "a//b",
     "./a",
     "a/.",
+    "..\\a",
+    "\\a",
     "a\0b",
     "a\nb",
     ".git/config",

@@ -70,6 +70,19 @@ def test_search_author_task_and_size_narrow_a_list(carol, nobody) -> None:
     assert ids(nobody.list_models(author="carol", gated=True)) == []
 
 
+def test_words_of_all_searches_and_local_apps_narrow_a_list(alice, nobody, raw) -> None:
+    """list_datasets sends a name and words as two searches; an app runs what has a file of its format."""
+    for name, file in (("words-one", "m.gguf"), ("words-two", "model.safetensors")):
+        alice.create_repo(f"alice/{name}")
+        alice.upload_file(path_or_fileobj=safetensors(), path_in_repo=file, repo_id=f"alice/{name}")
+        alice.create_repo(f"alice/{name}", repo_type="dataset")
+    both = nobody.list_datasets(dataset_name="words", search="two", author="alice")
+    assert [found.id for found in both] == ["alice/words-two"]
+    for app, name in (("ollama", "words-one"), ("vllm", "words-two")):
+        assert [m.id for m in nobody.list_models(apps=app, author="alice", search="words")] == [f"alice/{name}"]
+    assert raw("GET", "/api/models?apps=no-such-app").status == 400
+
+
 def test_pages_join_without_gaps_or_doubles(carol, nobody, raw) -> None:
     """Also while a repository is changed between two pages of a list by creation time."""
     seen, path = [], "/api/models?author=carol&sort=createdAt&limit=2&expand[]=sha"
