@@ -29,6 +29,7 @@ from hub_fusion.local_hub import (
     browse,
     buckets,
     commits,
+    curation,
     discussions,
     duplicates,
     files,
@@ -47,6 +48,7 @@ from hub_fusion.local_hub import (
     side,
     space_values,
     spaces,
+    unserved,
     validate,
     webhooks,
     xet,
@@ -62,8 +64,8 @@ from hub_fusion.local_hub.wire import WireApp
 
 log = logging.getLogger(__name__)
 TOPICS = (side, validate, webhooks, hardware, jobs, schedules, spaces, space_values, buckets, duplicates, repos, access,
-          listing, refs, browse, preupload, commits, discussions, lfs, lfs_files, multipart, people, xet_read, xet,
-          info, files)  # fmt: skip
+          listing, refs, browse, preupload, commits, discussions, lfs, lfs_files, multipart, people, curation,
+          xet_read, xet, info, files, unserved)  # fmt: skip
 SPOOL_IN_MEMORY = 4 * 2**20
 # what is asked of repositories: on a name without a namespace ("gpt2"), which none has here, it means a missing one
 _ASKED = {r.path.removeprefix(f"{repo}/").split("/")[0] for topic in TOPICS for r in topic.ROUTES

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
-from hub_fusion.local_hub.schema import COLLABORATION, ERASED, PARTICULARS, PEOPLE
+from hub_fusion.local_hub.schema import COLLABORATION, COLLECTIONS, ERASED, PARTICULARS, PEOPLE
 
 BUSY_TIMEOUT_S = 30.0
 
@@ -71,6 +71,7 @@ MIGRATIONS = (
     PARTICULARS,
     ERASED,
     PEOPLE,
+    COLLECTIONS,
 )
 
 

@@ -75,3 +75,19 @@ CREATE TABLE likes (
     PRIMARY KEY (repo, user)) WITHOUT ROWID;
 CREATE INDEX likes_by_user ON likes (user)
 """
+
+# Collections of repositories and of other collections: another step.
+COLLECTIONS = """
+CREATE TABLE collections (
+    id INTEGER PRIMARY KEY AUTOINCREMENT, hex TEXT NOT NULL UNIQUE,
+    owner INTEGER NOT NULL REFERENCES accounts ON DELETE CASCADE, title TEXT NOT NULL, description TEXT,
+    private INTEGER NOT NULL, theme TEXT NOT NULL, position INTEGER NOT NULL, updated INTEGER NOT NULL);
+CREATE INDEX collections_by_owner ON collections (owner);
+CREATE TABLE collection_items (
+    id INTEGER PRIMARY KEY AUTOINCREMENT, hex TEXT NOT NULL UNIQUE,
+    collection INTEGER NOT NULL REFERENCES collections ON DELETE CASCADE,
+    repo INTEGER REFERENCES repos ON DELETE CASCADE, nested INTEGER REFERENCES collections ON DELETE CASCADE,
+    note TEXT, position INTEGER NOT NULL);
+CREATE INDEX items_by_collection ON collection_items (collection);
+CREATE INDEX items_by_repo ON collection_items (repo)
+"""
