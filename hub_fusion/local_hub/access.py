@@ -15,7 +15,7 @@ from hub_fusion.local_hub.call import API_REPO, FILE_REPOS, Call, Route, answer
 from hub_fusion.local_hub.db import iso, new_hex_id, now_ms
 from hub_fusion.local_hub.errors import HubError, sign_in_first
 from hub_fusion.local_hub.store import Repo
-from hub_fusion.local_hub.users import access_status
+from hub_fusion.local_hub.users import access_status, check_can_write, manages
 
 STATUSES = ("pending", "accepted", "rejected")
 PAGE, MAX_REASON_CHARS, MAX_ANSWER_CHARS, MAX_ANSWERS = 1000, 200, 1000, 50
@@ -30,7 +30,7 @@ def requests(call: Call) -> Response:
     if not (f"{limit}{after}".isascii() and limit.isdigit() and after.isdigit() and 0 < int(limit[:9]) <= PAGE):
         raise HubError(400, f'"limit" must be 1 to {PAGE}, "cursor" one from a Link header.')
     with call.store.db.read() as con:
-        repo = _gated(con, call)
+        repo = _gated(con, call, to_read=True)
         rows = con.execute(
             "SELECT access.*, accounts.hex AS account, name, fullname FROM access JOIN accounts ON accounts.id=user"
             " WHERE repo=? AND status=? AND user>? ORDER BY user LIMIT ?",
@@ -109,6 +109,8 @@ def ask(call: Call) -> Response:
     user = call.user
     if user is None:
         raise sign_in_first()
+    if user.kind != "user":
+        raise HubError(403, f"{user.name} is an organisation: access is given to people.")
     with call.store.db.write() as con:
         repo = call.repo(con)
         if repo.gated is None:
@@ -148,8 +150,15 @@ def _answers(con: sqlite3.Connection, call: Call, repo: Repo) -> dict[str, str]:
     return {key: given[key] for key in wanted}
 
 
-def _gated(con: sqlite3.Connection, call: Call) -> Repo:
-    repo = call.writable_repo(con)
+def _gated(con: sqlite3.Connection, call: Call, *, to_read: bool = False) -> Repo:
+    """The repository of the path, if the caller handles its requests; a fine-grained token may be for reading them."""
+    repo, user = call.repo(con), call.user
+    if to_read and user is not None and user.role == "fineGrained" and manages(con, user, repo.owner, repo.id):
+        to_read = user.scopes.allow("repo.access.read", account=repo.owner, repo=repo.id)
+    else:
+        to_read = False
+    if not to_read:
+        check_can_write(con, user, repo)
     if repo.gated is None:
         raise HubError(400, f"{repo.full_name} is not gated.")
     return repo

@@ -50,7 +50,7 @@ def detail(call: Call) -> Response:
         shown["siblings"] = siblings(store.tree(con, tree_id), blobs=call.flag("blobs"))
         shown["baseModels"] = base_models(con, facts)
         if repo.kind == "space":
-            shown["runtime"] = spaces.runtime(con, store, repo, facts)
+            shown["runtime"] = spaces.runtime(con, store, repo)
         elif not expand or "spaces" in expand:
             shown["spaces"] = users_of(con, call.user, repo)
         if not expand or "usedStorage" in expand:
@@ -151,9 +151,9 @@ def base_models(con: sqlite3.Connection, facts: Facts) -> dict[str, Any] | None:
 def users_of(con: sqlite3.Connection, user: User | None, repo: Repo) -> list[str]:
     """The Spaces that the caller may see whose cards name this model or dataset."""
     rows = con.execute(
-        "SELECT repos.* FROM repos JOIN trees ON trees.id=repos.tree WHERE kind='space' AND EXISTS"
-        " (SELECT 1 FROM json_each(facts, ?) WHERE type='text' AND lower(value)=?) ORDER BY repos.id",
-        (f"$.card.{repo.kind}s", repo.key),
+        "SELECT repos.* FROM repos JOIN trees ON trees.id=repos.tree WHERE kind='space' AND instr(lower(facts), ?)>0"
+        " AND EXISTS (SELECT 1 FROM json_each(facts, ?) WHERE type='text' AND lower(value)=?) ORDER BY repos.id",
+        (repo.key, f"$.card.{repo.kind}s", repo.key),  # most are passed over without reading their JSON
     )
     return [space.full_name for space in (Repo(**row) for row in rows) if may_see(user, space)]
 

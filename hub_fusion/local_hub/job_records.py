@@ -16,6 +16,7 @@ from hub_fusion.local_hub.users import role_in
 
 NEVER_RUN = "This Hub keeps jobs and never runs them."
 WRITERS = ("write", "admin")
+MASK = "***"  # in place of a secret's value; the command line leaves out names that have none
 
 
 def account(con: sqlite3.Connection, call: Call, verb: Literal["read", "write"]) -> sqlite3.Row:
@@ -114,7 +115,7 @@ def show(row: sqlite3.Row, owner: sqlite3.Row) -> dict[str, Any]:
 
 def show_spec(spec: Spec) -> dict[str, Any]:
     """What the client reads a `JobSpec` from: as it was sent, secrets without values."""
-    shown = spec | {"secrets": dict.fromkeys(spec.get("secrets", ()))}
+    shown = spec | {"secrets": dict.fromkeys(spec.get("secrets", ()), MASK)}
     if "timeoutSeconds" in spec:
         shown["timeout"] = spec["timeoutSeconds"]
     if "attempts" in spec:

@@ -97,7 +97,7 @@ def _item(
     if full or "siblings" in expand:
         shown["siblings"] = siblings(call.store.tree(con, repo.tree))
     if repo.kind == "space" and (full or "runtime" in expand):
-        shown["runtime"] = spaces.runtime(con, call.store, repo, facts)
+        shown["runtime"] = spaces.runtime(con, call.store, repo)
     if expand:
         if "baseModels" in expand:
             shown["baseModels"] = base_models(con, facts)

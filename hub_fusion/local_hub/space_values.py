@@ -90,7 +90,9 @@ def remove(call: Call, kind: str) -> Response:
         raise HubError(400, f'"key" must be the name of a {kind}.')
     with call.store.db.write() as con:
         repo = call.writable_repo(con)
-        con.execute("DELETE FROM space_values WHERE repo=? AND kind=? AND key=?", (repo.id, kind, key))
+        gone = con.execute("DELETE FROM space_values WHERE repo=? AND kind=? AND key=?", (repo.id, kind, key))
+        if gone.rowcount:
+            events.config_event(con, call, repo, {f"{kind}s": {key: None} if kind == VARIABLE else [key]})
         return answer(show_all(con, repo.id, kind))
 
 

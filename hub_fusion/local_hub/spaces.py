@@ -36,8 +36,9 @@ def linked(facts: Facts, key: str) -> list[str]:
     return [name for name in named if isinstance(name, str) and REPO_ID.fullmatch(name)]
 
 
-def runtime(con: sqlite3.Connection, store: Store, repo: Repo, facts: Facts) -> dict[str, Any]:
-    """What the client reads a `SpaceRuntime` from."""
+def runtime(con: sqlite3.Connection, store: Store, repo: Repo) -> dict[str, Any]:
+    """What the client reads a `SpaceRuntime` from, at the head of main."""
+    facts = _facts(con, repo)
     row = con.execute("SELECT * FROM spaces WHERE repo=?", (repo.id,)).fetchone()
     sdk = sdk_of(repo, facts)
     stage, message = _stage(con, store, repo, facts)
@@ -161,7 +162,7 @@ def _facts(con: sqlite3.Connection, repo: Repo) -> Facts:
 
 
 def _answer(con: sqlite3.Connection, call: Call, repo: Repo) -> Response:
-    return answer(runtime(con, call.store, repo, _facts(con, repo)))
+    return answer(runtime(con, call.store, repo))
 
 
 ROUTES = [

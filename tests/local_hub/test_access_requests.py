@@ -146,6 +146,22 @@ def test_requests_are_listed_in_pages(hub: LocalHub, alice, raw, gated) -> None:
                    token=alice.token).status == 400  # fmt: skip
 
 
+def test_a_token_may_be_for_reading_requests_alone(hub: LocalHub, alice, bob, raw, gated) -> None:
+    """`repo.access.read` lists them; a plain read token does not. An organisation cannot ask."""
+    name = gated()
+    raw("POST", f"/{name}/ask-access", token=bob.token)
+    reader = add_user(hub.root, "alice", role="fineGrained", permissions={name: ["repo.access.read"]})
+    other = add_user(hub.root, "alice", role="fineGrained", permissions={name: ["repo.content.read"]})
+    plain = add_user(hub.root, "alice", role="read")
+    api = HfApi(endpoint=hub.url, token=reader)
+    assert [request.username for request in api.list_pending_access_requests(name)] == ["bob"]
+    assert status_of(lambda: api.accept_access_request(name, "bob")) == 403
+    path = f"/api/models/{name}/user-access-request/pending"
+    assert [raw("GET", path, token=token).status for token in (other, plain, bob.token)] == [403, 403, 403]
+    org = add_user(hub.root, f"org-{secrets.token_hex(4)}", org=True)
+    assert raw("POST", f"/{name}/ask-access", token=org).status == 403
+
+
 def test_requests_go_with_their_repository(alice, gated) -> None:
     """Along when it is renamed; gone when it is deleted, so that a new one of the same name starts afresh."""
     name = gated()

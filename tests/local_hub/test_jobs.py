@@ -49,7 +49,7 @@ def test_a_job_is_read_back_as_it_was_made(alice: HfApi, repo) -> None:
         ["hub-fusion", "run", "recipe.yaml"],
         [],
     )
-    assert (job.environment, job.secrets, job.flavor) == ({"BASE": "alice/base"}, {"HF_TOKEN": None}, "a10g-large")
+    assert (job.environment, job.secrets, job.flavor) == ({"BASE": "alice/base"}, {"HF_TOKEN": "***"}, "a10g-large")
     assert job.labels == {"base": "alice-base", "urgent": "", "name": "gen-1"}
     assert [(v.source, v.mount_path, v.read_only) for v in job.volumes] == [(repo, "/base", True)]
     assert (job.expose, job.expose_public, job.retry) == ([8000, 9000], [9000], 2)
@@ -102,7 +102,7 @@ def test_a_job_can_be_cancelled_relabelled_and_made_again(alice) -> None:
     assert alice.update_job_labels(job_id=job.id, labels={"b": "2"}).labels == {"b": "2"}
     assert alice.update_job_expose(job_id=job.id, expose=[80]).expose == [80]
     again = alice.rerun_job(job_id=job.id)
-    assert (again.labels, again.secrets, again.command) == ({"b": "2"}, {"S": None}, job.command)
+    assert (again.labels, again.secrets, again.command) == ({"b": "2"}, {"S": "***"}, job.command)
     assert (again.initiator.type, again.initiator.id) == ("duplicated-job", job.id) and again.id != job.id
 
 
@@ -215,7 +215,7 @@ def test_a_schedule_is_made_read_back_changed_and_triggered(hub: LocalHub, alice
     )
     spec = made.job_spec
     assert (made.schedule, made.suspend, made.concurrency, spec.timeout) == ("30 4 * * mon", False, True, 600)
-    assert (spec.environment, spec.secrets, spec.retry) == ({"BASE": "alice/base"}, {"HF_TOKEN": None}, 1)
+    assert (spec.environment, spec.secrets, spec.retry) == ({"BASE": "alice/base"}, {"HF_TOKEN": "***"}, 1)
     assert (spec.flavor, spec.docker_image) == ("cpu-upgrade", "python:3.12")
     due = made.status.next_job_run_at
     assert due > datetime.now(UTC) and (due.weekday(), due.hour, due.minute) == (0, 4, 30)
@@ -231,7 +231,11 @@ def test_a_schedule_is_made_read_back_changed_and_triggered(hub: LocalHub, alice
     assert alice.update_scheduled_job_schedule(schedule="@hourly", **of).schedule == "@hourly"
     assert alice.update_scheduled_job_labels(labels={"a": "b"}, **of).job_spec.labels == {"a": "b"}
     job = alice.trigger_scheduled_job(**of)
-    assert (job.command, job.labels, job.secrets) == (["hub-fusion", "watch", "--once"], {"a": "b"}, {"HF_TOKEN": None})
+    assert (job.command, job.labels, job.secrets) == (
+        ["hub-fusion", "watch", "--once"],
+        {"a": "b"},
+        {"HF_TOKEN": "***"},
+    )
     assert (job.initiator.type, job.initiator.id) == ("scheduled-job", made.id)
     last = alice.inspect_scheduled_job(**of).status.last_job
     assert (last.id, last.at) == (job.id, job.created_at)
@@ -295,7 +299,7 @@ def test_a_webhook_starts_a_job_like_the_one_it_was_given(alice, repo, raw) -> N
     source = alice.run_job(**RUN, env={"A": "1"}, secrets={"S": "x"}, volumes=[volume], labels={"w": repo[-8:]})
     watched = [{"type": "model", "name": repo}]
     hook = alice.create_webhook(job_id=source.id, watched=watched, domains=["repo"], secret="s3", secrets={"T": "y"})
-    assert (hook.url, hook.job.command, hook.job.secrets) == (None, source.command, {"S": None, "T": None})
+    assert (hook.url, hook.job.command, hook.job.secrets) == (None, source.command, {"S": "***", "T": "***"})
     assert alice.get_webhook(hook.id) == hook
     alice.create_tag(repo, tag="v1")
 
@@ -309,7 +313,7 @@ def test_a_webhook_starts_a_job_like_the_one_it_was_given(alice, repo, raw) -> N
         "webhook",
         hook.id,
     )
-    assert job.secrets == {"S": None, "T": None, "WEBHOOK_SECRET": None}
+    assert job.secrets == {"S": "***", "T": "***", "WEBHOOK_SECRET": "***"}
     payload = json.loads(job.environment["WEBHOOK_PAYLOAD"])
     assert payload["updatedRefs"][0]["ref"] == "refs/tags/v1" and payload["webhook"]["id"] == hook.id
     assert (job.environment["A"], job.environment["WEBHOOK_REPO_ID"]) == ("1", repo)
@@ -322,7 +326,7 @@ def test_a_webhook_starts_a_job_like_the_one_it_was_given(alice, repo, raw) -> N
     moved = alice.update_webhook(hook.id, url="http://127.0.0.1:9/")
     assert (moved.url, moved.job) == ("http://127.0.0.1:9/", None)
     back = alice.update_webhook(hook.id, job_id=source.id)
-    assert (back.url, back.job.secrets) == (None, {"S": None})
+    assert (back.url, back.job.secrets) == (None, {"S": "***"})
     alice.delete_webhook(hook.id)
 
 

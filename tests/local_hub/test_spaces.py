@@ -98,6 +98,20 @@ def test_values_are_changed_and_removed_by_name(alice, nobody, space) -> None:
     assert status_of(lambda: alice.add_space_variable(space, "1A", "x")) == 400
 
 
+def test_webhooks_are_told_of_variables_and_of_the_names_of_secrets(alice, raw, space) -> None:
+    """Never of what is secret."""
+    hook = alice.create_webhook(url="http://127.0.0.1:9/", watched=[{"type": "space", "name": space}])
+    alice.add_space_variable(space, "A", "1")
+    alice.add_space_secret(space, "S", "s3cret")
+    alice.delete_space_variable(space, "A")
+    alice.delete_space_variable(space, "missing")
+    told = raw("GET", f"/api/settings/webhooks/{hook.id}/deliveries", token=alice.token).json[::-1]
+    assert {item["payload"]["event"]["scope"] for item in told} == {"repo.config"}
+    config = [item["payload"]["updatedConfig"] for item in told]
+    assert config == [{"variables": {"A": "1"}}, {"secrets": ["S"]}, {"variables": {"A": None}}]
+    alice.delete_webhook(hook.id)
+
+
 @pytest.mark.parametrize(
     ("sdk", "card", "file", "stage"),
     [
