@@ -23,7 +23,6 @@ from hub_fusion.demo.digits import CONTRIBUTORS, EVALUATE, TASK_NAME, write_root
 from hub_fusion.demo.hostile import HOSTILE
 from hub_fusion.demo.training import finetune, long_finetune, one_thread
 from hub_fusion.errors import HubError, RepoMissing
-from hub_fusion.evaluate.random_steps import random_walk
 from hub_fusion.evaluate.suite import measure
 from hub_fusion.generation import run_generation
 from hub_fusion.hub import Hub
@@ -31,6 +30,7 @@ from hub_fusion.publish.state import BaseState, open_base, read_record
 from hub_fusion.recipe import Recipe
 from hub_fusion.records import IndexEntry, Scores
 from hub_fusion.weights.fuse import folder_sha256
+from hub_fusion.weights.random_steps import random_walk
 from hub_fusion.weights.remote import fetch_checkpoint
 
 if TYPE_CHECKING:

@@ -16,7 +16,6 @@ import numpy as np
 from hub_fusion.evaluate.batches import shuffled
 from hub_fusion.evaluate.fewshot import loss_of, training
 from hub_fusion.evaluate.models import load_classifier, load_encode
-from hub_fusion.evaluate.random_steps import random_walk
 from hub_fusion.evaluate.tasks import load_task
 from hub_fusion.simulate.ledger import Ledger
 from hub_fusion.simulate.loop import (
@@ -30,6 +29,7 @@ from hub_fusion.simulate.loop import (
 )
 from hub_fusion.simulate.settings import Simulation
 from hub_fusion.weights.compute import Compute
+from hub_fusion.weights.random_steps import random_walk
 
 
 def make_controls(simulation: Simulation, out: Path, ledger: Ledger, compute: Compute, say: Say) -> None:

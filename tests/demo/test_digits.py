@@ -22,9 +22,9 @@ from hub_fusion.demo.digits import (
 )
 from hub_fusion.demo.training import finetune, long_finetune, one_thread
 from hub_fusion.evaluate.models import quiet
-from hub_fusion.evaluate.random_steps import random_walk
 from hub_fusion.evaluate.tasks import load_task
 from hub_fusion.recipe import Evaluate, Task
+from hub_fusion.weights.random_steps import random_walk
 
 ADA, GUS = CONTRIBUTORS[0], CONTRIBUTORS[-1]
 
