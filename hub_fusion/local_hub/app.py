@@ -33,6 +33,7 @@ from hub_fusion.local_hub import (
     discussions,
     duplicates,
     files,
+    git,
     hardware,
     info,
     jobs,
@@ -40,6 +41,7 @@ from hub_fusion.local_hub import (
     lfs_files,
     listing,
     multipart,
+    owned,
     people,
     preupload,
     refs,
@@ -63,9 +65,9 @@ from hub_fusion.local_hub.users import authenticate
 from hub_fusion.local_hub.wire import WireApp
 
 log = logging.getLogger(__name__)
-TOPICS = (side, validate, webhooks, hardware, jobs, schedules, spaces, space_values, buckets, duplicates, repos, access,
-          listing, refs, browse, preupload, commits, discussions, lfs, lfs_files, multipart, people, curation,
-          xet_read, xet, info, files, unserved)  # fmt: skip
+TOPICS = (side, git, validate, webhooks, hardware, jobs, schedules, spaces, space_values, buckets, duplicates, repos,
+          access, listing, refs, browse, preupload, commits, discussions, lfs, lfs_files, multipart, people, owned,
+          curation, xet_read, xet, info, files, unserved)  # fmt: skip
 SPOOL_IN_MEMORY = 4 * 2**20
 # what is asked of repositories: on a name without a namespace ("gpt2"), which none has here, it means a missing one
 _ASKED = {r.path.removeprefix(f"{repo}/").split("/")[0] for topic in TOPICS for r in topic.ROUTES

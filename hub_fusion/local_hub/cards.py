@@ -52,7 +52,7 @@ class Content:
 def base_models(content: Content) -> tuple[str, list[str]] | None:
     """(relation, base ids) as the Hub infers them; None if the card names no base that can be one."""
     card = content.card or {}
-    bases = _unique(name for name in _strings(card.get("base_model")) if REPO_ID.fullmatch(name))
+    bases = _unique(name for name in strings(card.get("base_model")) if REPO_ID.fullmatch(name))
     if not bases:
         return None
     explicit = card.get("base_model_relation")
@@ -60,7 +60,7 @@ def base_models(content: Content) -> tuple[str, list[str]] | None:
         return explicit, bases
     if content.adapter is not None:
         return "adapter", bases
-    if len(bases) > 1 or "merge" in _strings(card.get("tags")):
+    if len(bases) > 1 or "merge" in strings(card.get("tags")):
         return "merge", bases
     if content.has(".gguf") or content.has(".onnx") or content.config.get("quantization_config"):
         return "quantized", bases
@@ -87,7 +87,7 @@ def task(content: Content) -> str | None:
     if isinstance(named, str) and _is_tag(named):
         return named
     if library(content) == "transformers":
-        for name in _strings(content.config.get("architectures"))[:1]:
+        for name in strings(content.config.get("architectures"))[:1]:
             for ending, found in TASK_OF_ARCHITECTURE.items():
                 if name.endswith(ending):
                     return found
@@ -103,31 +103,37 @@ def tags(content: Content) -> list[str]:
     found += [tag for tag in ("onnx", "safetensors", "gguf") if content.has(f".{tag}")]
     if any("tfevents" in path for path in content.paths):
         found.append("tensorboard")
-    found += _strings(content.config.get("model_type"))[:1]
+    found += strings(content.config.get("model_type"))[:1]
     found.append(task(content))
-    found += _strings(card.get("tags"))
+    found += strings(card.get("tags"))
     if isinstance(card.get("model-index"), list) and card["model-index"]:
         found.append("model-index")
     if content.config.get("auto_map"):
         found.append("custom_code")
-    found += _strings(card.get("language"))
-    found += [f"dataset:{name}" for name in _strings(card.get("datasets"))]
+    found += strings(card.get("language"))
+    found += [f"dataset:{name}" for name in strings(card.get("datasets"))]
     found += [f"arxiv:{number}" for number in PAPER.findall(content.text)]
     family = base_models(content)
     if family:
         relation, bases = family
         found += [f"base_model:{base}" for base in bases]
         found += [f"base_model:{relation}:{base}" for base in bases]
-    found += [f"license:{name}" for name in _strings(card.get("license"))]
+    found += [f"license:{name}" for name in strings(card.get("license"))]
     found.append("region:us")
-    return _unique(tag for tag in found if tag and _is_tag(tag))[:MAX_TAGS]
+    return clean(found)
+
+
+def clean(tags: Iterable[str | None]) -> list[str]:
+    """What can be a tag, each once, as many as are kept."""
+    return _unique(tag for tag in tags if tag and _is_tag(tag))[:MAX_TAGS]
 
 
 def _is_tag(tag: str) -> bool:
     return 0 < len(tag) <= MAX_TAG_CHARS and tag.isprintable()
 
 
-def _strings(value: Any) -> list[str]:
+def strings(value: Any) -> list[str]:
+    """A field that may be a text or a list: its texts."""
     if isinstance(value, str):
         return [value]
     return [item for item in value if isinstance(item, str)] if isinstance(value, list) else []

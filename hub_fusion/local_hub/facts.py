@@ -10,7 +10,7 @@ from collections import Counter
 from pathlib import PurePosixPath
 from typing import Any
 
-from hub_fusion.local_hub import cards, frontmatter
+from hub_fusion.local_hub import cards, frontmatter, kind_tags
 from hub_fusion.local_hub.blobs import BlobStore
 from hub_fusion.local_hub.trees import Entry, Tree
 
@@ -24,7 +24,10 @@ Facts = dict[str, Any]
 
 
 def derive(blobs: BlobStore, tree: Tree) -> Facts:
-    """card, tags, library, pipeline, config, safetensors, bases: each None where there is nothing to tell."""
+    """card, tags (a model's; tags_of: the other kinds'), library, pipeline, config, safetensors, bases.
+
+    Each None where there is nothing to tell.
+    """
     card, text = _card(blobs, tree)
     config = read_json(blobs, tree.get("config.json")) or {}
     adapter = read_json(blobs, tree.get("adapter_config.json"))
@@ -36,6 +39,7 @@ def derive(blobs: BlobStore, tree: Tree) -> Facts:
     return {
         "card": card,
         "tags": cards.tags(content),
+        "tags_of": {"dataset": kind_tags.dataset_tags(content), "space": kind_tags.space_tags(content)},
         "library": cards.library(content),
         "pipeline": cards.task(content),
         "config": shown or None,

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import astuple, replace
 
 from hub_fusion.local_hub import facts as facts_of
-from hub_fusion.local_hub import lineage, trees
+from hub_fusion.local_hub import lineage, spaces, trees
 from hub_fusion.local_hub.db import now_ms
 from hub_fusion.local_hub.store import Commit, Repo, Store
 from hub_fusion.local_hub.trees import Tree
@@ -90,7 +90,8 @@ def point(con: sqlite3.Connection, repo_id: int, ref: str, oid: str) -> None:
         "UPDATE repos SET head=?, tree=?, modified=?, pipeline=?, parameters=? WHERE id=?",
         (oid, row["tree"], row["date"], facts["pipeline"], parameters, repo_id),
     )
-    _index_tags(con, repo_id, lineage.follow(facts, lineage.renamed(con))["tags"])
+    repo = Repo(**con.execute("SELECT * FROM repos WHERE id=?", (repo_id,)).fetchone())
+    _index_tags(con, repo_id, spaces.tags_of(repo, lineage.follow(facts, lineage.renamed(con))))
 
 
 def _index_tags(con: sqlite3.Connection, repo_id: int, tags: list[str]) -> None:

@@ -100,7 +100,7 @@ def describe(
         "downloadsAllTime": repo.downloads,
         "likes": repo.likes,
         "trendingScore": repo.trending,
-        "tags": facts["tags"],
+        "tags": spaces.tags_of(repo, facts),
         "cardData": facts["card"],
     }
     if repo.kind == "model":

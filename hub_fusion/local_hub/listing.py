@@ -104,6 +104,8 @@ def _item(
         return select(shown, expand)
     wanted = [*DEFAULT_FIELDS, *(FULL_FIELDS if full else ())]
     wanted += [name for name in ("config", "cardData") if call.flag(name)]
+    wanted += ["cardData"] if full and repo.kind != "model" else []
+    wanted += ["models", "datasets"] if call.flag("linked") else []
     return {name: shown[name] for name in wanted if shown.get(name) is not None or name in ("cardData", "config")}
 
 

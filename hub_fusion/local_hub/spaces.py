@@ -29,6 +29,13 @@ def sdk_of(repo: Repo, facts: Facts) -> str | None:
     return named if isinstance(named, str) and named in SDKS else repo.sdk
 
 
+def tags_of(repo: Repo, facts: Facts) -> list[str]:
+    """The tags of a repository of any kind. Facts of an older version have a model's, until the files change."""
+    shown: list[str] = facts.get("tags_of", {}).get(repo.kind, facts["tags"])
+    sdk = sdk_of(repo, facts) if repo.kind == "space" else None
+    return [sdk, *(tag for tag in shown if tag != sdk)] if sdk else shown
+
+
 def linked(facts: Facts, key: str) -> list[str]:
     """The models or datasets that the card of a Space names."""
     named = (facts["card"] or {}).get(key)

@@ -2,12 +2,13 @@
 
 import contextlib
 import json
+import secrets
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hub_fusion.local_hub import cards, frontmatter
+from hub_fusion.local_hub import cards, frontmatter, kind_tags
 from hub_fusion.local_hub.cards import Content
 from hub_fusion.local_hub.validate import check
 
@@ -75,6 +76,42 @@ def test_the_fields_of_a_card_become_tags_in_the_hubs_order() -> None:
         "license:apache-2.0",
         "region:us",
     ]
+
+
+def test_the_fields_of_a_datasets_card_become_tags_with_their_names() -> None:
+    """In the Hub's order: tasks, language, licence, size, format, papers; the card's own tags come last."""
+    card = {
+        "tags": ["math"],
+        "license": "cc-by-4.0",
+        "language": ["en", 7],
+        "size_categories": ["1K<n<10K"],
+        "task_categories": ["question-answering", "text-generation"],
+    }
+    content = Content(
+        ("README.md", "data/train.parquet", "data/test.parquet", "x.csv"), card, "arxiv.org/abs/2410.01560"
+    )
+    assert kind_tags.dataset_tags(content) == [
+        "task_categories:question-answering",
+        "task_categories:text-generation",
+        "language:en",
+        "license:cc-by-4.0",
+        "size_categories:1K<n<10K",
+        "format:parquet",
+        "arxiv:2410.01560",
+        "region:us",
+        "math",
+    ]
+    assert kind_tags.dataset_tags(Content((), None)) == ["region:us"]
+
+
+def test_a_spaces_tags_begin_with_its_sdk(alice) -> None:
+    """Which is a fact of the repository, not of its files."""
+    name = alice.create_repo(f"alice/s-{secrets.token_hex(4)}", repo_type="space", space_sdk="gradio").repo_id
+    assert alice.space_info(name).tags == ["gradio", "region:us"]
+    card = b"---\nsdk: gradio\ntags: [gradio, leaderboard]\nlicense: mit\n---\n"
+    alice.upload_file(path_or_fileobj=card, path_in_repo="README.md", repo_id=name, repo_type="space")
+    assert alice.space_info(name).tags == ["gradio", "leaderboard", "license:mit", "region:us"]
+    assert [s.id for s in alice.list_spaces(filter=["gradio", "leaderboard"], author="alice")] == [name]
 
 
 def test_a_config_alone_does_not_name_the_library() -> None:
@@ -200,29 +237,3 @@ def test_the_validator_refuses_what_the_hub_refuses() -> None:
     }.items():
         (error,) = check(f"---\n{bad}\n---\n")[0]
         assert part in error
-
-
-def test_model_cards_are_validated_and_pushed_by_the_client(python, alice, repo) -> None:
-    """`ModelCard` speaks to HF_ENDPOINT alone, without a token where it validates."""
-    script = f"""
-from huggingface_hub import ModelCard, HfApi
-card = ModelCard("---\\nlicense: mit\\nbase_model: {repo}\\nlibrary_name: transformers\\n---\\n# x")
-card.push_to_hub("{repo}", token="{alice.token}")
-print(ModelCard.load("{repo}").data.base_model, "license:mit" in HfApi().model_info("{repo}").tags)
-for text in ("license: lala", "base_model: /tmp/x"):
-    try:
-        ModelCard("---\\n" + text + "\\n---\\n").validate()
-    except ValueError as error:
-        print(str(error)[:30])
-try:
-    HfApi(token="{alice.token}").upload_file(
-        path_or_fileobj=b"---\\nlicense: lala\\n---\\n", path_in_repo="README.md", repo_id="{repo}")
-except ValueError as error:
-    print(str(error).splitlines()[0])
-"""
-    assert python(script).splitlines() == [
-        f"{repo} True",
-        '- Error: "license" must be one',
-        '- Error: "base_model" with val',
-        "Invalid metadata in README.md.",
-    ]
