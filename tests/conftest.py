@@ -12,6 +12,15 @@ if TYPE_CHECKING:
     from loop.world import World
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """`pytest tests/local_hub --endpoint URL --token TOKEN`: the conformance suite on another Hub."""
+    group = parser.getgroup("conformance")
+    group.addoption("--endpoint", help="run tests/local_hub/conformance on this Hub, not on a local one")
+    group.addoption("--token", help="a write token of an account there; default: HF_TOKEN")
+    group.addoption("--other-token", help="a write token of another account there")
+    group.addoption("--read-token", help="a read token of the first account there")
+
+
 @pytest.fixture(scope="session")
 def without_bars() -> None:
     """The client draws its bars whoever is looking; a failed test should be readable."""

@@ -1,54 +1,7 @@
-"""Who sees what: private and gated repositories."""
-
-import secrets
-from collections.abc import Callable
+"""Gated repositories: who is let in."""
 
 import pytest
-from huggingface_hub import HfApi
-from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError
-
-
-@pytest.fixture
-def private(alice: HfApi) -> str:
-    """A private repository of alice's with one file."""
-    name = str(alice.create_repo(f"alice/p-{secrets.token_hex(4)}", private=True).repo_id)
-    alice.upload_file(path_or_fileobj=b"secret", path_in_repo="a.txt", repo_id=name)
-    return name
-
-
-def test_a_private_repository_does_not_exist_for_others(alice, bob, nobody, private, tmp_path) -> None:
-    """Every route answers as for a name that was never used, so that nothing can be learnt by asking."""
-    asks: list[Callable[[HfApi, str], object]] = [
-        lambda api, name: api.model_info(name),
-        lambda api, name: api.list_repo_refs(name),
-        lambda api, name: api.list_repo_commits(name),
-        lambda api, name: list(api.list_repo_tree(name)),
-        lambda api, name: api.get_paths_info(name, "a.txt"),
-        lambda api, name: api.hf_hub_download(name, "a.txt", cache_dir=tmp_path),
-        lambda api, name: api.upload_file(path_or_fileobj=b"x", path_in_repo="b.txt", repo_id=name),
-        lambda api, name: api.create_tag(name, tag="t"),
-        lambda api, name: api.delete_repo(name),
-        lambda api, name: api.auth_check(name),
-    ]
-    for api in (bob, nobody):
-        for ask in asks:
-            texts = []
-            for name in (private, "alice/never-was"):
-                with pytest.raises(RepositoryNotFoundError) as caught:
-                    ask(api, name)
-                texts.append((caught.value.response.status_code, caught.value.server_message))
-            assert texts[0] == texts[1]
-        assert private not in [m.id for m in api.list_models(author="alice")]
-    assert private in [m.id for m in alice.list_models(author="alice")]
-    assert alice.hf_hub_download(private, "a.txt", cache_dir=tmp_path)
-
-
-def test_visibility_can_be_changed(alice, nobody, private) -> None:
-    """And changed back."""
-    alice.update_repo_settings(private, visibility="public")
-    assert nobody.model_info(private).private is False
-    alice.update_repo_settings(private, visibility="private")
-    assert not nobody.repo_exists(private)
+from huggingface_hub.errors import GatedRepoError, HfHubHTTPError
 
 
 def test_gated_files_are_for_those_who_were_let_in(alice, bob, nobody, repo, tmp_path) -> None:

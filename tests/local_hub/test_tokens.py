@@ -4,7 +4,7 @@ import secrets
 
 import pytest
 from huggingface_hub import HfApi
-from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError
+from huggingface_hub.errors import HfHubHTTPError
 
 from hub_fusion.local_hub import LocalHub, add_member, add_user
 
@@ -32,20 +32,6 @@ def status_of(act) -> int:
     return caught.value.response.status_code
 
 
-def test_whoami_lists_what_a_fine_grained_token_may_do(alice, repo, fine) -> None:
-    """`hf auth whoami` and programs that check before they work read this object."""
-    api = fine({repo: ["repo.write"], "global": ["discussion.write"]}, label="ci")
-    token = api.whoami()["auth"]["accessToken"]
-    assert (token["displayName"], token["role"]) == ("ci", "fineGrained")
-    assert token["fineGrained"]["global"] == ["discussion.write"]
-    assert token["fineGrained"]["scoped"] == [
-        {
-            "entity": {"_id": alice.model_info(repo, expand=["sha"]).__dict__["_id"], "type": "model", "name": repo},
-            "permissions": ["repo.write"],
-        }
-    ]
-
-
 def test_a_token_for_one_repository_writes_there_and_nowhere_else(alice, repo, fine) -> None:
     """Nor does it make, rename or delete repositories of the account."""
     other = alice.create_repo(f"{repo}-other").repo_id
@@ -67,33 +53,6 @@ def test_a_token_for_an_account_writes_to_all_it_owns(hub, alice, repo, fine) ->
     assert status_of(lambda: fine({"guild": ["repo.write"]}).create_repo("guild/x")) == 403
     assert status_of(lambda: write(fine({"guild": ["repo.write"]}), repo)) == 403
     assert status_of(lambda: write(fine({"alice": ["repo.content.read"]}), repo)) == 403
-
-
-def test_private_repositories_show_where_the_token_may_read(alice, fine) -> None:
-    """In lists as well as by name."""
-    mine, other = (f"alice/p-{secrets.token_hex(4)}" for _ in range(2))
-    for name in (mine, other):
-        alice.create_repo(name, private=True)
-    api = fine({mine: ["repo.content.read"]})
-    assert api.model_info(mine).private
-    with pytest.raises(RepositoryNotFoundError):
-        api.model_info(other)
-    seen = {model.id for model in api.list_models(author="alice")}
-    assert mine in seen and other not in seen
-    seen = {model.id for model in fine({"alice": ["repo.content.read"]}).list_models(author="alice")}
-    assert {mine, other} <= seen
-    assert not {mine, other} & {model.id for model in fine({}).list_models(author="alice")}
-
-
-def test_gated_files_need_a_token_that_may_read_gated_repositories(hub, bob, fine, tmp_path) -> None:
-    """Being let in is the user's; using it is the token's."""
-    name = bob.create_repo(f"bob/g-{secrets.token_hex(4)}").repo_id
-    write(bob, name)
-    bob.update_repo_settings(name, gated="manual")
-    bob.grant_access(name, "alice")
-    with pytest.raises(GatedRepoError):
-        fine({}).hf_hub_download(name, "a.txt", cache_dir=tmp_path / "1")
-    assert fine({}, read_gated=True).hf_hub_download(name, "a.txt", cache_dir=tmp_path / "2")
 
 
 def test_permissions_that_mean_nothing_are_refused_when_the_token_is_made(hub, repo) -> None:
