@@ -125,7 +125,7 @@ def change_status(call: Call) -> Response:
     """Open or close. What is merged stays so."""
     request = call.json()
     status, text = request.get("status"), request.get("comment")
-    if status not in STATUSES:
+    if not isinstance(status, str) or status not in STATUSES:
         raise HubError(400, f'"status" must be one of {", ".join(STATUSES)}.')
     with call.store.db.write() as con:
         repo, thread, user = _own(con, call)

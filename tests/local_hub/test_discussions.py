@@ -97,6 +97,7 @@ def test_strangers_cannot_push_to_another_ones_pull_request(hub, alice, bob, rep
         ("/1/comment", {"comment": "x" * 70_000}),
         ("/1/title", {"title": None}),
         ("/1/status", {"status": "merged"}),
+        ("/1/status", {"status": []}),
         ("/1/merge", {}),
     ],
 )
