@@ -30,8 +30,8 @@ PERMISSIVE = (
 
 Pooling = Literal["mean", "cls", "last"]
 WHY_NOT_KEEP = (
-    "rows of tokens that the base lacks cannot be kept: contributions give the same new ids to different tokens, so "
-    "there is nothing to average and no tokenizer fits all; add the tokens to the base first, or leave it at drop"
+    "a loop cannot keep rows of tokens that the base lacks: contributions to earlier generations would have fewer rows "
+    "than the base; hub-fusion fuse --vocab keep makes a new base with them, or leave it at drop"
 )
 
 

@@ -43,7 +43,7 @@ def fuse(
     dtype: str | None = typer.Option(None, "--dtype", help="fp32, fp16 or bf16.  [default: the base's]"),
     heads: str = typer.Option("keep", "--heads", help="keep the base's task head, or drop it."),
     residual: bool = typer.Option(False, "--residual", help="Keep what rounding to 16 bits lost, for the next fuse."),
-    vocab: str = typer.Option("drop", "--vocab", help="Rows of tokens that the base lacks: drop is the only choice."),
+    vocab: str = typer.Option("drop", "--vocab", help="Rows of tokens that the base lacks: drop or keep."),
     seed: int = typer.Option(0, "--seed", help="Of methods with randomness."),
     step: float | None = typer.Option(None, "--step", help="Part of the way to the result, in (0, 1].  [default: 1]"),
     from_mergekit: Path | None = typer.Option(
@@ -57,13 +57,12 @@ def fuse(
     dry_run: bool = typer.Option(False, "--dry-run", help="Print the plan; write nothing."), json: bool = Json,
 ) -> None:  # fmt: skip
     """Fuse finetunes and adapters of a base into one checkpoint."""
-    from hub_fusion.recipe import WHY_NOT_KEEP
     from hub_fusion.weights.fuse import fuse as fuse_checkpoints
 
     if step is not None and not 0 < step <= 1:
         raise typer.BadParameter(f"--step is a part of the way, above 0 and at most 1, not {step:g}")
-    if vocab != "drop":
-        raise typer.BadParameter(f"--vocab {vocab}: {WHY_NOT_KEEP}")
+    if vocab not in ("drop", "keep"):
+        raise typer.BadParameter(f"--vocab is drop or keep, not {vocab!r}")
     compute, stack = open_compute(), ExitStack()
     if not compute.is_main:
         return compute.serve()
@@ -88,6 +87,8 @@ def fuse(
             plan = replace(plan, step=step)
         if residual:
             plan = replace(plan, residual=True)
+        if vocab == "keep":
+            plan = replace(plan, vocab="keep")
         if dry_run:
             return print_plan(plan, compute, json)
         say(f"fusing {len(plan.sources)} contributions by {plan.method}, processes: {compute.processes}")

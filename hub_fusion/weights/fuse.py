@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 
 from hub_fusion.errors import HubFusionError, HubUnreachable, OutputError, WeightsError
 from hub_fusion.weights import journal, residual, writer
+from hub_fusion.weights.added_rows import take_tokenizer
 from hub_fusion.weights.arithmetic import Arithmetic
 from hub_fusion.weights.checkpoint import Checkpoint
 from hub_fusion.weights.names import some
@@ -113,6 +114,8 @@ def _fuse(opened: OpenPlan, compute: Compute, progress: Progress | None) -> Fuse
         hashes = hashes or writer.hash_files(plan.out, opened.layout, compute.threads)
         residual.bind(plan.out, opened.kept, weights_sha256(hashes))
         copy_side_files(plan.base, plan.out)
+        if opened.added:
+            take_tokenizer(opened.base, opened.deltas, opened.added, plan.out)
         writer.finish(plan.out, opened.layout)
         journal.remove(plan.out)
         shutil.rmtree(plan.out / SPOOL, ignore_errors=True)

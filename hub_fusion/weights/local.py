@@ -24,6 +24,7 @@ def fuse_models(
     base: str | Path, contributions: Sequence[str | Path], out: Path, *, method: str = "mean",
     options: Mapping[str, Any] | None = None, weights: Sequence[float] | None = None,
     heads: Literal["drop", "keep"] = "keep", dtype: str | None = None, seed: int = 0, residual: bool = False,
+    vocab: Literal["drop", "keep"] = "drop",
     hub: Hub | None = None, compute: Compute | None = None, cache: bool = False,
 ) -> FuseReport:  # fmt: skip
     """Fuse finetunes and adapters of `base` into the folder `out`, which loads with from_pretrained.
@@ -31,13 +32,14 @@ def fuse_models(
     `base` and `contributions` are folders, or repositories as ``user/model[@revision]``. `weights` are relative and
     equal by default. Task heads are the base's. Weights of repositories are streamed, or downloaded beside the output
     for methods that read them more than once; `cache` downloads them into the client's cache, and they stay there.
-    `residual` keeps what rounding to 16 bits lost. Raises WeightsError, MergeError, HubError.
+    `residual` keeps what rounding to 16 bits lost, `vocab="keep"` the rows of tokens that the base lacks. Raises
+    WeightsError, MergeError, HubError.
 
     Example:
         >>> fuse_models("acme/base", ["ann/finetune", "bob/lora"], Path("merged"))
     """
     plan = plan_local(base, contributions, out, method=method, options=options, weights=weights, heads=heads,
-                      dtype=dtype, seed=seed, residual=residual, hub=hub, cache=cache)  # fmt: skip
+                      dtype=dtype, seed=seed, residual=residual, vocab=vocab, hub=hub, cache=cache)  # fmt: skip
     if compute is None:
         from hub_fusion.weights.compute import Compute
 
@@ -49,6 +51,7 @@ def plan_local(
     base: str | Path, contributions: Sequence[str | Path], out: Path, *, method: str = "mean",
     options: Mapping[str, Any] | None = None, weights: Sequence[float] | None = None,
     heads: Literal["drop", "keep"] = "keep", dtype: str | None = None, seed: int = 0, residual: bool = False,
+    vocab: Literal["drop", "keep"] = "drop",
     hub: Hub | None = None, cache: bool = False,
 ) -> FusePlan:  # fmt: skip
     """The plan of `fuse_models`. Of repositories only headers are read for it, unless `cache` downloads them.
@@ -68,7 +71,7 @@ def plan_local(
         for key, where, weight in zip(keys, places, weights or [1.0] * len(places), strict=True)
     )
     return FusePlan(base_place, out, sources, method, dict(options or {}), 1.0, heads, DTYPES.get(dtype or "", dtype),
-                    seed, residual)  # fmt: skip
+                    seed, residual, vocab)  # fmt: skip
 
 
 def checkpoint_folder(target: str, hub: Hub | None = None, *, residual: bool = False) -> Path:

@@ -28,6 +28,7 @@ from hub_fusion.weights.vocabulary import EMBEDDINGS, HEADS, is_tied_copy, is_vo
 __all__ = ["Kind", "MismatchError", "NameMap", "is_buffer", "kind_of", "match_names", "memory_names", "some"]
 
 
+LEFT_OUT = "are left out"  # of a note
 LEGACY = ((".gamma", ".weight"), (".beta", ".bias"))  # LayerNorm parameters in checkpoints of the TensorFlow days
 
 
@@ -89,7 +90,7 @@ def match_names(base: Mapping[str, TensorSpec], other: Mapping[str, TensorSpec])
     if extended:
         most = max(extended.values())
         notes.append(f"{some(sorted(extended))}: {most} rows more than the base has; those of tokens that the base "
-                     "lacks are left out")  # fmt: skip
+                     f"lacks {LEFT_OUT}")  # fmt: skip
     notes += [f"{n} is left out: the base ties it to its embeddings, or has no such head"
               for n in sorted(unmatched) if HEADS.fullmatch(n) and len(other[n].shape) == 2]  # fmt: skip
     return NameMap(names, tuple(sorted(unmatched)), tuple(notes))

@@ -125,6 +125,10 @@ class HubFile:
             raise FileNotFoundError(2, "No such file", str(self))
         return os.stat_result((0, 0, 0, 0, 0, 0, self.folder.files[self.name].size, 0, 0, 0))
 
+    def read_bytes(self) -> bytes:
+        """All of it. Raises OSError like a path."""
+        return self.folder.hub.read_range(self.folder.repo, self.name, self.folder.sha, 0, self.stat().st_size)
+
     def read_text(self, encoding: str = "utf-8") -> str:
         """Its text. Raises OSError like a path."""
         size = self.stat().st_size

@@ -15,11 +15,12 @@ from hub_fusion import __version__
 from hub_fusion.errors import HubFusionError, WeightsError
 from hub_fusion.merge import BoundMethod, find_method
 from hub_fusion.merge.method import STATISTICS
+from hub_fusion.weights.added_rows import plan_added
 from hub_fusion.weights.checkpoint import FLOATS, WRITABLE, Checkpoint, TensorSpec
 from hub_fusion.weights.deltas import Deltas, Source, sharing_opener
 from hub_fusion.weights.journal import plan_id
 from hub_fusion.weights.kinds import quantized_names
-from hub_fusion.weights.names import kind_of, some
+from hub_fusion.weights.names import LEFT_OUT, kind_of, some
 from hub_fusion.weights.residual import open_residual, plan_residual
 from hub_fusion.weights.writer import plan_layout
 
@@ -45,6 +46,7 @@ class FusePlan:
     dtype: str | None = None  # safetensors name of the output's float dtype; None: the base's
     seed: int = 0  # of methods with randomness
     residual: bool = False  # keep what rounding to 16 bits lost, for the next fuse
+    vocab: Literal["drop", "keep"] = "drop"  # rows of tokens that the base lacks
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,7 @@ class OpenPlan:
     layout: dict[str, list[TensorSpec]]  # output file → its tensors
     kept: dict[str, list[TensorSpec]] = field(default_factory=dict)  # the same of the residual that is written
     residual: Checkpoint | None = None  # of the base
+    added: dict[str, int] = field(default_factory=dict)  # tensor → rows of tokens that the base lacks
 
     @cached_property
     def specs(self) -> list[TensorSpec]:
@@ -68,7 +71,8 @@ class OpenPlan:
     @property
     def notes(self) -> tuple[str, ...]:
         """What of the contributions is not used, or used under another name."""
-        return tuple(f"{d.source.key}: {note}" for d in self.deltas for note in d.notes)
+        found = (f"{d.source.key}: {note}" for d in self.deltas for note in d.notes)
+        return tuple(note.replace(LEFT_OUT, "are kept") if self.added else note for note in found)
 
     @cached_property
     def id(self) -> str:
@@ -109,10 +113,11 @@ def open_plan(plan: FusePlan) -> OpenPlan:
         raise WeightsError(f"{len(faults)} contributions do not fit: " + "; ".join(map(str, faults)))
     _check_statistics(formula, opened)
     dropped = tuple(sorted(n for n in base if plan.heads == "drop" and kind_of(n) == "task"))
-    layout = plan_layout(base, dropped, plan.dtype)
+    added = plan_added(base, opened, dropped, plan.base) if plan.vocab == "keep" else {}
+    layout = plan_layout(base, dropped, plan.dtype, added)
     kept = plan_residual(layout) if plan.residual else {}
     return OpenPlan(plan, formula, base, opened, dropped, layout, kept,
-                    open_residual(base, plan.base))  # fmt: skip
+                    open_residual(base, plan.base), added)  # fmt: skip
 
 
 def identity(checkpoint: Checkpoint) -> list[Any]:

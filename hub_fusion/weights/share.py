@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
 from hub_fusion.weights import journal, residual, writer
+from hub_fusion.weights.added_rows import fuse_added
 from hub_fusion.weights.arithmetic import Arithmetic, Fused
 from hub_fusion.weights.checkpoint import TensorSpec
 from hub_fusion.weights.plan import OpenPlan
@@ -36,7 +37,7 @@ def write_all(
     output = writer.Output(out)
     keeping = {spec.name: spec for specs in opened.kept.values() for spec in specs}
     hashing = writer.RunningHashes(out, opened.layout) if compute.processes == 1 else None
-    total, written, resumed = sum(work.out.size_bytes for work in works), 0, 0
+    total, written, resumed = sum(work.size * work.item_bytes for work in works), 0, 0
 
     def place(work: TensorWork, number: int) -> tuple[int, int]:
         start, stop = work.range(*work.blocks[number])
@@ -65,6 +66,10 @@ def write_all(
         with journal.Journal(out, compute.rank, output.sync) as log:
 
             def fused(bundle: Bundle) -> Iterator[Fused]:
+                for work, number in bundle:
+                    if work.added:
+                        yield work, number, fuse_added(work, *work.blocks[number])
+                bundle = tuple(pair for pair in bundle if not pair[0].added)
                 if not opened.kept and not opened.residual:
                     yield from arithmetic.fuse_all(opened.base, bundle)
                     return

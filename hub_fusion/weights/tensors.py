@@ -31,34 +31,47 @@ class TensorWork:
     """What is to be done for one tensor. `taking` is empty where the base's bytes are kept."""
 
     def __init__(
-        self, plan: FusePlan, number: int, out: TensorSpec, base: Checkpoint, opened: list[Deltas],
-        formula: BoundMethod, elements: int,
+        self, number: int, out: TensorSpec, stored: TensorSpec, taking: list[Deltas], rows: int, columns: int, each: int
     ) -> None:  # fmt: skip
-        self.number, self.out, self.stored, self.name = number, out, base[out.name], out.name
-        fused = self.stored.dtype in FLOATS and kind_of(self.name) != "task" and not is_buffer(self.name)
-        voting = [d for d in opened if d.source.weight and d.takes_part(self.name)] if fused else []
-        self.taking = voting if any(self.name in d.names for d in voting) else []
-        shares = np.array([d.source.weight for d in self.taking])
-        self.weights = (shares / np.abs(shares).sum()).astype(np.float32) if self.taking else shares
-        self.keys = [noise_keys(plan.seed, self.name, d.source.key) for d in self.taking]
-        shape, size, method = self.stored.shape, prod(self.stored.shape), formula.method
-        self.size = size
-        self.rows, self.columns = (size, 1) if len(shape) < 2 else (prod(shape[:-1]), shape[-1])
-        if len(shape) < 2 and method.by_rows:
-            self.rows, self.columns = 1, size
-        elif len(shape) > 2 and any((t := d.targets.get(self.name)) and t.a for d in self.taking):
-            self.rows, self.columns = shape[0], prod(shape[1:])
-        one = method.whole or "activations" in method.inputs  # whose equations are solved once for a tensor
-        most = MOST if elements <= TORCH_ELEMENTS else elements // 4
-        each = min(max(elements // max(len(self.taking), 1), LEAST), most)
-        self.blocks = row_blocks(self.rows, self.columns, size if one and self.taking else each)
-        self.asked = method.inputs if self.taking and self.blocks else frozenset()
-        self.cuts: list[tuple[Cut, Cut]] = [(Cut.NONE, Cut.ALL)] * len(self.taking)
+        self.number, self.out, self.stored, self.name = number, out, stored, out.name
+        self.taking, self.rows, self.columns = taking, rows, columns
+        self.size = rows * columns
+        self.blocks = row_blocks(rows, columns, each)
+        shares = np.array([d.source.weight for d in taking])
+        self.weights = (shares / np.abs(shares).sum()).astype(np.float32) if taking else shares
+        self.keys: list[tuple[int, int]] = []
+        self.asked: frozenset[str] = frozenset()
+        self.cuts: list[tuple[Cut, Cut]] = [(Cut.NONE, Cut.ALL)] * len(taking)
         self.gram: np.ndarray | None = None
+        self.added: list[tuple[Deltas, str]] = []  # of rows that the base lacks: who has them, and as which tensor
         self._uniform: bool | None = None
         self.ready = threading.Event()  # all preparations are done
         self.todo = list(range(len(self.blocks)))
         self._left, self._lock = len(self.blocks), threading.Lock()
+
+    @classmethod
+    def of(
+        cls, plan: FusePlan, number: int, out: TensorSpec, base: Checkpoint, opened: list[Deltas],
+        formula: BoundMethod, elements: int,
+    ) -> TensorWork:  # fmt: skip
+        """What a plan asks for; `elements` is how many of all contributions together a block has."""
+        stored, name = base[out.name], out.name
+        fused = stored.dtype in FLOATS and kind_of(name) != "task" and not is_buffer(name)
+        voting = [d for d in opened if d.source.weight and d.takes_part(name)] if fused else []
+        taking = voting if any(name in d.names for d in voting) else []
+        shape, size, method = stored.shape, prod(stored.shape), formula.method
+        rows, columns = (size, 1) if len(shape) < 2 else (prod(shape[:-1]), shape[-1])
+        if len(shape) < 2 and method.by_rows:
+            rows, columns = 1, size
+        elif len(shape) > 2 and any((t := d.targets.get(name)) and t.a for d in taking):
+            rows, columns = shape[0], prod(shape[1:])
+        one = method.whole or "activations" in method.inputs  # whose equations are solved once for a tensor
+        most = MOST if elements <= TORCH_ELEMENTS else elements // 4
+        each = min(max(elements // max(len(taking), 1), LEAST), most)
+        work = cls(number, out, stored, taking, rows, columns, size if one and taking else each)
+        work.keys = [noise_keys(plan.seed, name, d.source.key) for d in taking]
+        work.asked = method.inputs if taking and work.blocks else frozenset()
+        return work
 
     def uniform(self, base: Checkpoint) -> bool:
         """Whether all contributions are finetunes of one generation, stored in the base's dtype, as the output is."""
@@ -102,5 +115,10 @@ class TensorWork:
 
 def works_of(opened: OpenPlan, elements: int) -> list[TensorWork]:
     """What is to be done for every tensor of the output, in the order of the files."""
-    return [TensorWork(opened.plan, number, spec, opened.base, opened.deltas, opened.formula, elements)
-            for number, spec in enumerate(opened.specs)]  # fmt: skip
+    from hub_fusion.weights.added_rows import AddedRows
+
+    works = [TensorWork.of(opened.plan, number, spec, opened.base, opened.deltas, opened.formula, elements)
+             for number, spec in enumerate(opened.specs)]  # fmt: skip
+    longer = [spec for spec in opened.specs if spec.name in opened.added]
+    return works + [AddedRows(len(works) + number, spec, opened.base, opened.deltas, MOST)
+                    for number, spec in enumerate(longer)]  # fmt: skip

@@ -1,8 +1,7 @@
 """Tensors with one row for each token: vocabularies that were extended, and heads tied to the embeddings.
 
 A finetune with new tokens has the base's rows first (`resize_token_embeddings` adds at the end, and so does padding to
-a multiple), so the rows that the base has are fused and the others left out. They cannot be kept: contributions give
-the same new ids to different tokens, so there is nothing to average, and no one tokenizer would fit the result.
+a multiple), so the rows that the base has are fused and the others left out, or kept (see added_rows.py).
 Not covered: another tokenizer with more tokens than the base's. Headers do not tell it; its norms do.
 """
 
@@ -10,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 
 from hub_fusion.weights.checkpoint import TensorSpec
 
@@ -37,9 +37,21 @@ def rows_beyond(name: str, base: TensorSpec, other: TensorSpec) -> int:
     ours, theirs = base.shape, other.shape
     if not is_vocabulary(name) or len(ours) != len(theirs) or not ours:
         return 0
-    axis = 1 if len(ours) == 2 and ours[0] == theirs[0] == 1 else 0  # final_logits_bias is (1, tokens)
+    axis = token_axis(ours) if ours[0] == theirs[0] else 0
     same = ours[:axis] == theirs[:axis] and ours[axis + 1 :] == theirs[axis + 1 :]
     return max(theirs[axis] - ours[axis], 0) if same else 0
+
+
+def token_axis(shape: tuple[int, ...]) -> int:
+    """Which dimension of a vocabulary's tensor counts the tokens: the first, but final_logits_bias is (1, tokens)."""
+    return 1 if len(shape) == 2 and shape[0] == 1 else 0
+
+
+def longer(spec: TensorSpec, rows: int) -> TensorSpec:
+    """A vocabulary's tensor with so many tokens more; its size is still to be made."""
+    axis = token_axis(spec.shape)
+    shape = tuple(n + rows if at == axis else n for at, n in enumerate(spec.shape))
+    return replace(spec, shape=shape)
 
 
 def stand_in(base: TensorSpec, other: Mapping[str, TensorSpec]) -> str | None:

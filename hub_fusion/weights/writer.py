@@ -21,14 +21,17 @@ from typing import Any
 from hub_fusion.weights import journal
 from hub_fusion.weights.checkpoint import FLOATS, INDEX, ITEM_BYTES, SINGLE, Checkpoint, TensorSpec, file_sha256
 from hub_fusion.weights.descriptors import SHARED, Open
+from hub_fusion.weights.vocabulary import longer
 
 HASH_BYTES = 2**20
 
 
-def plan_layout(base: Checkpoint, drop: Collection[str], dtype: str | None = None) -> dict[str, list[TensorSpec]]:
+def plan_layout(
+    base: Checkpoint, drop: Collection[str], dtype: str | None = None, added: Mapping[str, int] | None = None
+) -> dict[str, list[TensorSpec]]:  # fmt: skip
     """Output file → its tensors with future offsets: the base's layout without `drop`, floats in `dtype` if given.
 
-    Files that would be empty are left out.
+    `added` says how many rows more some tensors get. Files that would be empty are left out.
     """
     layout: dict[str, list[TensorSpec]] = {}
     for file in base.files:
@@ -36,6 +39,7 @@ def plan_layout(base: Checkpoint, drop: Collection[str], dtype: str | None = Non
         if not kept:
             continue
         converted = [replace(s, dtype=dtype) if dtype and s.dtype in FLOATS else s for s in kept]
+        converted = [longer(s, added[s.name]) if added and s.name in added else s for s in converted]
         layout[file] = place(converted, base.metadata[file])
     return layout
 

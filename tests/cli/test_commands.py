@@ -79,7 +79,7 @@ def test_version_and_no_arguments(call: Call) -> None:
         ["fuse", "base", "one", "--out", "x", "--weights", "a,b"],
         ["fuse", "base", "one", "--out", "x", "--dtype", "int7"],
         ["fuse", "base", "one", "--out", "x", "--heads", "both"],
-        ["fuse", "base", "one", "--out", "x", "--vocab", "keep"],
+        ["fuse", "base", "one", "--out", "x", "--vocab", "both"],
         ["fuse", "base", "one", "--out", "x", "--set", "density"],
         ["fuse", "base", "--from", "kept.jsonl", "--out", "x"],
         ["fuse", "--from", "kept.jsonl", "--method", "ties", "--out", "x"],

@@ -151,9 +151,9 @@ def test_rows_are_added_to_tokens_only_and_not_to_positions(tmp_path: Path) -> N
         fused(tmp_path / "wider", language_model(), wider)
 
 
-def test_keeping_added_rows_is_refused_with_the_reason() -> None:
-    """In the recipe; the command line says the same."""
-    with pytest.raises(RecipeError, match="same new ids to different tokens"):
+def test_a_loop_cannot_keep_added_rows_and_says_why() -> None:
+    """Only a single fuse can, see test_added_rows.py."""
+    with pytest.raises(RecipeError, match="would have fewer rows than the base; hub-fusion fuse --vocab keep"):
         Recipe.from_text("base: a/b\nmerge: {vocab: keep}")
     assert Recipe.from_text("base: a/b\nmerge: {vocab: drop}").merge.vocab == "drop"
 
