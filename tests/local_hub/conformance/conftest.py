@@ -94,6 +94,13 @@ def _place(url: str, tokens: list[str | None], hub: LocalHub | None) -> Place:
 
 
 @pytest.fixture
+def only_here(place: Place) -> None:
+    """For what costs money, or what only a person can do, on another's Hub."""
+    if place.hub is None:
+        pytest.skip("only on a local Hub: it costs money elsewhere, or is done by hand there")
+
+
+@pytest.fixture
 def api(place: Place) -> HfApi:
     """The account that owns what is made here."""
     return place.api
@@ -122,10 +129,9 @@ def nobody(place: Place) -> HfApi:
 
 
 @pytest.fixture
-def fine(place: Place) -> Callable[..., HfApi]:
+def fine(place: Place, only_here: None) -> Callable[..., HfApi]:
     """Make a fine-grained token of the first account; elsewhere only a person can, in the settings."""
-    if place.hub is None:
-        pytest.skip("fine-grained tokens are made by hand there")
+    assert place.hub is not None
     root = place.hub.root
 
     def make(permissions: dict[str, list[str]], **more: Any) -> HfApi:

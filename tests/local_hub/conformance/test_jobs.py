@@ -14,8 +14,7 @@ def label() -> dict[str, str]:
     return {"hub-fusion-conformance": secrets.token_hex(4)}
 
 
-@pytest.mark.parametrize("place", ["local"], indirect=True)
-def test_a_job_is_found_by_its_label_and_ends(place, label) -> None:
+def test_a_job_is_found_by_its_label_and_ends(place, only_here, label) -> None:
     """Whatever the end is."""
     job = place.api.run_job(**RUN, env={"A": "1"}, timeout=60, labels=label, namespace=place.account)
     assert [found.id for found in place.api.list_jobs(labels=label, namespace=place.account)] == [job.id]

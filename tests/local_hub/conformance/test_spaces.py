@@ -45,10 +45,8 @@ def test_a_duplicate_has_the_head_of_its_source(place, new_repo, push) -> None:
         place.api.delete_repo(copy, missing_ok=True)
 
 
-def test_machines_are_asked_for_and_given_back(place, space) -> None:
-    """Only here."""
-    if place.hub is None:
-        pytest.skip("machines cost money elsewhere")
+def test_machines_are_asked_for_and_given_back(place, space, only_here) -> None:
+    """Only here: elsewhere they cost money."""
     asked = place.api.request_space_hardware(space, "t4-small", sleep_time=300)
     assert (asked.requested_hardware, asked.sleep_time) == ("t4-small", 300)
     assert place.api.pause_space(space).stage == "PAUSED"
