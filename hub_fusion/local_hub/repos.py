@@ -183,9 +183,9 @@ def auth_check_write(call: Call) -> Response:
 
 def _kind(request: dict[str, Any]) -> str:
     kind = request.get("type") or "model"
-    if kind not in URL_PREFIX:
+    if not isinstance(kind, str) or kind not in URL_PREFIX:
         raise HubError(400, f'"type" must be one of {", ".join(URL_PREFIX)}.')
-    return str(kind)
+    return kind
 
 
 def text(request: dict[str, Any], key: str) -> str:
@@ -217,7 +217,7 @@ def visibility(request: dict[str, Any], kind: str) -> int:
     if isinstance(request.get("private"), bool):
         return int(request["private"])
     visibility = request.get("visibility") or "public"
-    if visibility not in VISIBILITIES:
+    if not isinstance(visibility, str) or visibility not in VISIBILITIES:
         raise HubError(400, f'"visibility" must be one of {", ".join(VISIBILITIES)}.')
     if visibility == "protected" and kind != "space":
         raise HubError(400, 'Only Spaces can be "protected".')

@@ -123,3 +123,11 @@ def test_a_restarted_hub_has_its_discussions_still(tmp_path) -> None:
         assert isinstance(hub, LocalHub)
         details = HfApi(endpoint=hub.url, token=token).get_discussion_details("alice/m", 1)
         assert [event.type for event in details.events] == ["comment", "commit"]
+
+
+def test_a_status_that_is_no_text_is_refused(alice, repo, raw) -> None:
+    """As any other that is none."""
+    num = alice.create_discussion(repo, "t", description="d").num
+    path = f"/api/models/{repo}/discussions/{num}/status"
+    for status in (["open"], {"open": 1}, None, "ajar"):
+        assert raw("POST", path, {"status": status}, token=alice.token).status == 400

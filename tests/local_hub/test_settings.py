@@ -59,6 +59,22 @@ def test_notifications_are_checked_and_given_back(alice, repo, raw) -> None:
         assert raw("PUT", path, wrong, token=alice.token).status == 400
 
 
+@pytest.mark.parametrize(
+    "wrong", [{"type": ["model"]}, {"type": {"a": 1}}, {"visibility": ["public"]}, {"visibility": 7}]
+)
+def test_kinds_and_visibilities_that_are_no_texts_are_refused(alice, repo, raw, wrong) -> None:
+    """In every request that has them."""
+    body = {"name": "x", "fromRepo": repo, "toRepo": f"{repo}-b", "repository": f"{repo}-c"}
+    for method, path in (
+        ("POST", "/api/repos/create"),
+        ("POST", "/api/repos/move"),
+        ("PUT", f"/api/models/{repo}/settings"),
+        ("POST", f"/api/models/{repo}/duplicate"),
+    ):
+        read = "/models/" not in path if "type" in wrong else not path.endswith("move")
+        assert not read or raw(method, path, body | wrong, token=alice.token).status == 400
+
+
 @pytest.fixture
 def guild(hub: LocalHub):
     """An organisation: (its name, a maker of members by role)."""
