@@ -20,12 +20,13 @@ def simulate(
     from hub_fusion.simulate.settings import Simulation
 
     quiet_bars()
-    rows = run_simulation(Simulation.load(settings), out, open_compute(), only=set(only), say=say)
+    found = run_simulation(Simulation.load(settings), out, open_compute(), only=set(only), say=say)
     if json:
-        return print_json(rows)
-    cells = [[str(r["model"]), str(r["protocol"]), str(r["role"]), f"{r['accuracy']:.3f}",
-              f"{r['mean']:+.3f} [{r['low']:+.3f}, {r['high']:+.3f}]"] for r in rows]  # fmt: skip
-    print_table(f"{out}: against gen-0", ["model", "protocol", "tasks", "accuracy", "change"], cells)
+        return print_json(found)
+    cells = [[str(r["model"]), str(r["against"]), str(r["protocol"]), str(r["role"]), f"{r['accuracy']:.3f}",
+              f"{r['mean']:+.3f} [{r['low']:+.3f}, {r['high']:+.3f}]"] for r in found["changes"]]  # fmt: skip
+    print_table(f"{out}: best by the gate tasks is {found['best'] or 'not known yet'}",
+                ["model", "against", "protocol", "tasks", "accuracy", "change"], cells)  # fmt: skip
 
 
 COMMANDS = [simulate]

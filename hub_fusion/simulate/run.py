@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from pathlib import Path
+from typing import Any
 
 from hub_fusion.errors import RecipeError
 from hub_fusion.simulate.controls import make_controls
 from hub_fusion.simulate.ledger import Ledger
 from hub_fusion.simulate.loop import Say, grow
-from hub_fusion.simulate.scoring import compare_all, measure_all
+from hub_fusion.simulate.report import report
+from hub_fusion.simulate.scoring import measure_all
 from hub_fusion.simulate.settings import Simulation
 from hub_fusion.weights.compute import Compute
 
@@ -18,8 +20,8 @@ PARTS = ("loop", "controls", "measure")
 
 def run_simulation(
     simulation: Simulation, out: Path, compute: Compute, *, only: Collection[str] = (), say: Say = lambda _: None
-) -> list[dict[str, object]]:
-    """Grow, make the controls, measure, compare with gen-0 (see `compare_all`); or `only` some of these parts.
+) -> dict[str, Any]:
+    """Grow, make the controls, measure; or `only` some of these parts. Gives what is known by then, see `report`.
 
     Parts may run in processes of their own, `measure` again and again while the loop grows. What decides the weights
     may not change between runs into one folder; more generations, measurements and controls may be asked for.
@@ -35,7 +37,7 @@ def run_simulation(
         make_controls(simulation, out, ledger, compute, say)
     if (not only or "measure" in only) and (absent := measure_all(simulation, out, ledger, compute, say)):
         say(f"{absent} measurements wait for models that do not exist yet")
-    return compare_all(simulation, ledger)
+    return report(simulation, ledger)
 
 
 def _check_unchanged(simulation: Simulation, ledger: Ledger) -> None:

@@ -1,4 +1,4 @@
-"""Measure generations and controls, task by task and seed by seed, and compare them with gen-0."""
+"""Measure generations and controls, task by task and seed by seed."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ import numpy as np
 
 from hub_fusion.evaluate.fewshot import run_fewshot
 from hub_fusion.evaluate.probe import run_probe
-from hub_fusion.evaluate.scores import difference
 from hub_fusion.evaluate.tasks import load_task
 from hub_fusion.recipe import FewShot, Probe
 from hub_fusion.records import Role
@@ -19,8 +18,6 @@ from hub_fusion.simulate.ledger import Ledger
 from hub_fusion.simulate.loop import Say
 from hub_fusion.simulate.settings import Simulation
 from hub_fusion.weights.compute import Compute
-
-ROOT = "gen-0"
 
 
 class Job(NamedTuple):
@@ -86,22 +83,3 @@ def carry_out(simulation: Simulation, folder: Path, job: Job, compute: Compute) 
     if isinstance(job.settings, FewShot):
         return run_fewshot(folder, task, job.settings, *common, device=compute.device)[job.role][0]
     return run_probe(folder, task, job.settings, *common, device=compute.device)[job.role][0]
-
-
-def compare_all(simulation: Simulation, ledger: Ledger) -> list[dict[str, object]]:
-    """Every model against gen-0, per role and protocol, over the tasks that both have in full: mean, low, high."""
-    models = [f"gen-{g}" for g in range(1, simulation.generations + 1)] + list(simulation.controls)
-    rows: list[dict[str, object]] = []
-    for protocol in ("fewshot", "probe", "probe-cls"):
-        for role in ("gate", "report", "seen"):
-            root = ledger.answers(ROOT, role, protocol)
-            for model in models:
-                ours = ledger.answers(model, role, protocol)
-                if not ours or set(ours) != set(root):
-                    continue
-                seeds = min(m.shape[0] for m in (*ours.values(), *root.values()))
-                found = difference({k: m[:seeds] for k, m in ours.items()}, {k: m[:seeds] for k, m in root.items()})
-                rows.append({"model": model, "role": role, "protocol": protocol, "tasks": len(ours), "seeds": seeds,
-                             "accuracy": round(float(np.mean([m[:seeds].mean() for m in ours.values()])), 4),
-                             **{n: round(v, 4) for n, v in found.items()}})  # fmt: skip
-    return rows

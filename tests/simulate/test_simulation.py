@@ -13,6 +13,7 @@ from hub_fusion.errors import RecipeError, RecordError
 from hub_fusion.evaluate.models import load_body
 from hub_fusion.simulate.ledger import Ledger
 from hub_fusion.simulate.loop import contributors_of
+from hub_fusion.simulate.report import best_generation
 from hub_fusion.simulate.run import run_simulation
 from hub_fusion.simulate.settings import Simulation
 from hub_fusion.weights.compute import Compute
@@ -55,14 +56,18 @@ def compute() -> Compute:
 
 
 @pytest.fixture(scope="session")
-def whole(place: Path, compute: Compute) -> tuple[Path, list[dict[str, object]]]:
-    """A simulation that was not interrupted, and its comparisons."""
+def whole(place: Path, compute: Compute) -> tuple[Path, dict]:
+    """A simulation that was not interrupted, and its report."""
     out = place / "whole"
     return out, run_simulation(Simulation.load(place / "simulation.yaml"), out, compute)
 
 
 def lines(out: Path, step: str) -> list[dict]:
     return [line for line in map(json.loads, (out / "scores.jsonl").read_text().splitlines()) if line["step"] == step]
+
+
+def without_seconds(report: dict) -> dict:
+    return report | {"steps": [{k: v for k, v in step.items() if k != "seconds"} for step in report["steps"]]}
 
 
 def test_every_generation_and_control_loads_and_differs_from_gen_0(whole) -> None:
@@ -74,7 +79,7 @@ def test_every_generation_and_control_loads_and_differs_from_gen_0(whole) -> Non
 
 def test_the_file_says_what_is_measured(whole) -> None:
     """Unseen tasks by both protocols, seen ones where asked; controls like a generation."""
-    out, rows = whole
+    out, found = whole
     measured = {(line["model"], line["protocol"], line["task"], line["role"]) for line in lines(out, "measure")}
     controls = ("random", "one-round", "multitask", "long-finetune")
     unseen = (("d", "gate"), ("e", "report"))
@@ -82,18 +87,32 @@ def test_the_file_says_what_is_measured(whole) -> None:
     expected |= {(m, "probe", *t) for m in ("gen-0", "gen-1", "gen-2", *controls) for t in unseen}
     expected |= {("gen-2", "probe", t, "seen") for t in "abc"}
     assert measured == expected
-    compared = {(row["model"], row["protocol"], row["role"]) for row in rows}
+    compared = {(c["model"], c["protocol"], c["role"]) for c in found["changes"]
+                if c["against"] == "gen-0" != c["model"]}  # fmt: skip
     assert compared == {(m, p, r) for m, p, _, r in expected if m != "gen-0" and r != "seen"}
 
 
 def test_a_change_is_the_difference_of_the_accuracies_and_lies_in_its_interval(whole) -> None:
-    out, rows = whole
+    out, found = whole
     accuracy = {(li["model"], li["protocol"], li["role"]): li["accuracy"] for li in lines(out, "measure")
                 if li["role"] != "seen"}  # fmt: skip
-    for row in rows:
-        before = accuracy["gen-0", row["protocol"], row["role"]]
-        assert row["mean"] == pytest.approx(row["accuracy"] - before, abs=2e-4)  # both are rounded to four places
-        assert row["low"] <= row["mean"] <= row["high"]
+    for change in found["changes"]:
+        before = accuracy[change["against"], change["protocol"], change["role"]]
+        assert change["mean"] == pytest.approx(change["accuracy"] - before, abs=2e-4)  # both are rounded to four places
+        assert change["low"] <= change["mean"] <= change["high"]
+        assert change["mean"] == pytest.approx(np.mean(list(change["by_task"].values())), abs=2e-4)
+
+
+def test_the_best_generation_is_chosen_by_the_gate_tasks_alone(whole, place: Path) -> None:
+    """A generation that is best on the report tasks by luck must not be the one that is told."""
+    simulation, _ = Simulation.load(place / "simulation.yaml"), whole
+    gate = {"gen-0": [1, 0], "gen-1": [1, 1], "gen-2": [1, 1]}
+    table = {(m, r, p): {} for m in gate for r in ("gate", "report", "seen") for p in ("fewshot", "probe")}
+    table |= {(m, "gate", "fewshot"): {("d", "gate", "fewshot"): np.array([a])} for m, a in gate.items()}
+    table |= {("gen-2", "report", "fewshot"): {("e", "report", "fewshot"): np.array([[1, 1]])}}
+    assert best_generation(simulation, table) == "gen-1"  # the earlier of equals
+    del table["gen-1", "gate", "fewshot"]["d", "gate", "fewshot"]
+    assert best_generation(simulation, table) == "gen-2"
 
 
 def test_contributors_are_drawn_by_seed_and_generation_alone(place: Path) -> None:
@@ -105,7 +124,7 @@ def test_contributors_are_drawn_by_seed_and_generation_alone(place: Path) -> Non
 
 def test_a_killed_simulation_goes_on_to_the_same_weights_and_scores(whole, place: Path, compute: Compute) -> None:
     """Stopped after each of its steps in turn, with a torn line behind the last."""
-    out, rows = whole
+    out, report = whole
     simulation, again = Simulation.load(place / "simulation.yaml"), place / "again"
 
     class Stopped(Exception):
@@ -123,7 +142,7 @@ def test_a_killed_simulation_goes_on_to_the_same_weights_and_scores(whole, place
             break
         except Stopped:
             continue
-    assert found == rows
+    assert without_seconds(found) == without_seconds(report)
     for name in ("gen-1", "gen-2", "one-round", "multitask", "long-finetune", "random"):
         assert folder_sha256(again / name) == folder_sha256(out / name), name
     assert len((again / "scores.jsonl").read_text().splitlines()) == steps

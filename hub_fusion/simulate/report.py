@@ -1,0 +1,75 @@
+"""What a simulation has shown so far: scores of every model on every task, and paired differences with intervals.
+
+The best generation is chosen by the gate tasks and compared on the others, so that choosing it is no luck of theirs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from statistics import median
+from typing import Any
+
+import numpy as np
+
+from hub_fusion.evaluate.scores import Answers, difference
+from hub_fusion.simulate.ledger import Ledger
+from hub_fusion.simulate.settings import Simulation
+
+ROOT = "gen-0"
+PROTOCOLS = ("fewshot", "probe", "probe-cls")
+ROLES = ("gate", "report", "seen")
+
+
+def report(simulation: Simulation, ledger: Ledger) -> dict[str, Any]:
+    """``{"settings", "steps", "scores", "best", "changes"}``, plain values that JSON can hold.
+
+    ``changes`` has every model against gen-0 and, where there is a best generation, that against every other model:
+    mean, low and high of the accuracies' difference over the tasks that both have in full, with the seeds that both
+    have, the tasks' median and each task's change. ``best`` is by few-shot, else the probe, None until it is measured.
+    """
+    models = [f"gen-{g}" for g in range(simulation.generations + 1)] + list(simulation.controls)
+    found = {(m, r, p): ledger.answers(m, r, p) for p in PROTOCOLS for r in ROLES for m in models}
+    best = best_generation(simulation, found)
+    pairs = [(model, ROOT) for model in models if model != ROOT or best == ROOT]
+    pairs += [(best, model) for model in models if best and model not in (best, ROOT)]
+    changes = []
+    for protocol in PROTOCOLS:
+        for role in ROLES:
+            for model, against in pairs:
+                ours, theirs = found[model, role, protocol], found[against, role, protocol]
+                if ours and set(ours) == set(theirs):
+                    about = {"model": model, "against": against, "role": role, "protocol": protocol}
+                    changes.append(about | compare(ours, theirs))
+    scores = [
+        {"model": m, "task": key[0], "role": r, "protocol": p, "examples": matrix.shape[1],
+         "per_seed": [round(float(a), 4) for a in matrix.mean(1)]}
+        for (m, r, p), answers in found.items() for key, matrix in answers.items()
+    ]  # fmt: skip
+    steps = [line for line in ledger.lines if line["step"] in ("finetune", "fuse", "control")]
+    settings = simulation.model_dump(mode="json", exclude={"root", "tasks"})
+    return {"settings": settings, "steps": steps, "scores": scores, "best": best, "changes": changes}
+
+
+def best_generation(simulation: Simulation, found: Mapping[tuple[str, str, str], Answers]) -> str | None:
+    """The generation with the highest mean over the gate tasks, the earliest of equals; measured on all of them."""
+    for protocol in PROTOCOLS[:2]:
+        means = {}
+        for generation in range(simulation.generations + 1):
+            answers = found[f"gen-{generation}", "gate", protocol]
+            if {key[0] for key in answers} == set(simulation.gate) and answers:
+                means[f"gen-{generation}"] = float(np.mean([m.mean() for m in answers.values()]))
+        if len(means) > 1:
+            return max(means, key=means.__getitem__)
+    return None
+
+
+def compare(ours: Answers, theirs: Answers) -> dict[str, Any]:
+    """Ours minus theirs on the same tasks, paired by seed and test example."""
+    seeds = min(matrix.shape[0] for matrix in (*ours.values(), *theirs.values()))
+    ours, theirs = ({key: m[:seeds] for key, m in answers.items()} for answers in (ours, theirs))
+    by_task = {key[0]: round(float(ours[key].mean() - theirs[key].mean()), 4) for key in ours}
+    return {
+        "accuracy": round(float(np.mean([m.mean() for m in ours.values()])), 4), "seeds": seeds, "tasks": len(ours),
+        **{name: round(value, 4) for name, value in difference(ours, theirs).items()},
+        "median": round(median(by_task.values()), 4), "by_task": by_task,
+    }  # fmt: skip
