@@ -112,6 +112,8 @@ def tags(content: Content) -> list[str]:
         found.append("custom_code")
     found += strings(card.get("language"))
     found += [f"dataset:{name}" for name in strings(card.get("datasets"))]
+    if card.get("co2_eq_emissions") is not None:
+        found.append("co2_eq_emissions")
     found += [f"arxiv:{number}" for number in PAPER.findall(content.text)]
     family = base_models(content)
     if family:

@@ -111,6 +111,7 @@ def describe(
             "config": facts["config"],
             "safetensors": facts["safetensors"],
             "model-index": (facts["card"] or {}).get("model-index"),
+            "widgetData": _widget(facts),
             "xetEnabled": True,
         }
     elif repo.kind == "space":
@@ -121,6 +122,12 @@ def describe(
             "datasets": spaces.linked(facts, "datasets"),
         }
     return shown
+
+
+def _widget(facts: Facts) -> list[Any] | None:
+    """The examples that a model's card gives to try it with."""
+    widget = (facts["card"] or {}).get("widget")
+    return widget if isinstance(widget, list) else None
 
 
 def siblings(tree: Tree, *, blobs: bool = False) -> list[dict[str, Any]]:

@@ -49,7 +49,8 @@ DEFAULT_FIELDS = [
     "trendingScore",
     "sdk",
 ]
-FULL_FIELDS = ["author", "sha", "lastModified", "gated", "disabled", "siblings", "runtime", "subdomain", *LINKS]
+DATASET_FIELDS = ["author", "sha", "lastModified", "gated", "disabled"]  # without being asked for
+FULL_FIELDS = [*DATASET_FIELDS, "siblings", "runtime", "subdomain", *LINKS]
 MULTIPLES = {"K": 10**3, "M": 10**6, "B": 10**9, "T": 10**12}
 
 
@@ -102,7 +103,11 @@ def _item(
         if "baseModels" in expand:
             shown["baseModels"] = base_models(con, facts)
         return select(shown, expand)
-    wanted = [*DEFAULT_FIELDS, *(FULL_FIELDS if full else ())]
+    wanted = [*DEFAULT_FIELDS, *(FULL_FIELDS if full else DATASET_FIELDS if repo.kind == "dataset" else ())]
+    if full and repo.kind != "model":
+        wanted.append("cardData")
+    if any(call.values(key) for key in ("linked", *LINKS)):
+        wanted += LINKS
     wanted += [name for name in ("config", "cardData") if call.flag(name)]
     wanted += ["cardData"] if full and repo.kind != "model" else []
     wanted += ["models", "datasets"] if call.flag("linked") else []

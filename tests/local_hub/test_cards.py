@@ -51,6 +51,7 @@ def test_the_fields_of_a_card_become_tags_in_the_hubs_order() -> None:
         "license": "apache-2.0",
         "language": ["en", "no"],
         "datasets": ["a/data"],
+        "co2_eq_emissions": {"emissions": 5},
         "tags": ["fusion", "en"],
         "base_model": "a/base",
     }
@@ -69,6 +70,7 @@ def test_the_fields_of_a_card_become_tags_in_the_hubs_order() -> None:
         "en",
         "no",
         "dataset:a/data",
+        "co2_eq_emissions",
         "arxiv:2212.01378",
         "arxiv:2306.01708",
         "base_model:a/base",

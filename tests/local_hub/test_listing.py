@@ -1,5 +1,6 @@
 """Lists: what only this server promises, and a crowd of models."""
 
+import secrets
 import time
 
 import pytest
@@ -74,3 +75,23 @@ def test_ten_thousand_children_list_quickly(hub, nobody, carol) -> None:
     with db.write() as con:
         con.execute("DELETE FROM repos WHERE key LIKE 'crowd/%'")
     db.close()
+
+
+def test_lists_of_each_kind_show_what_the_hubs_show(alice, nobody) -> None:
+    """A data set's author and head unasked, a card with `full` unless it is a model's, links where filtered by them."""
+    word = secrets.token_hex(4)
+    card = "---\nsdk: static\nmodels: [a/b]\nwidget: [{text: hi}]\n---\n"
+    for kind in ("model", "dataset", "space"):
+        alice.create_repo(f"alice/{word}", repo_type=kind, space_sdk="static" if kind == "space" else None)
+        alice.upload_file(
+            path_or_fileobj=card.encode(), path_in_repo="README.md", repo_id=f"alice/{word}", repo_type=kind
+        )
+    (data,) = nobody.list_datasets(search=word)
+    assert (data.author, data.card_data, data.siblings) == ("alice", None, None) and data.sha and data.last_modified
+    for found in (nobody.list_datasets(search=word, full=True), nobody.list_spaces(search=word, full=True)):
+        assert next(iter(found)).card_data["models"] == ["a/b"]
+    assert next(iter(nobody.list_models(search=word, full=True))).card_data is None
+    assert next(iter(nobody.list_spaces(search=word))).models is None
+    for filters in ({"linked": True}, {"models": "a/b"}):
+        assert next(iter(nobody.list_spaces(search=word, **filters))).models == ["a/b"]
+    assert nobody.model_info(f"alice/{word}").widget_data == [{"text": "hi"}]
