@@ -1,7 +1,7 @@
-"""Visibility and gating, as far as one account alone can see them."""
+"""Visibility and gating, and the life of a request for access."""
 
 import pytest
-from huggingface_hub.errors import HfHubHTTPError
+from huggingface_hub.errors import GatedRepoError, HfHubHTTPError
 
 
 @pytest.mark.parametrize("kind", ["model", "dataset"])
@@ -31,3 +31,42 @@ def test_visibility_goes_both_ways(place, new_repo) -> None:
     assert place.api.model_info(repo).private is False
     place.api.update_repo_settings(repo, private=True)
     assert place.api.model_info(repo).private is True
+
+
+@pytest.mark.parametrize("kind", ["model", "dataset"])
+def test_a_request_for_access_goes_through_its_states(api, other, new_repo, push, wire, soon, tmp_path, kind) -> None:
+    """Asked for as the page's form does it; each state is one list, and one of them opens the files."""
+    of, user = {"repo_type": kind}, other.whoami()["name"]
+    repo = new_repo(kind, private=False)
+    push(repo, {"a.txt": b"x"}, **of)
+    api.update_repo_settings(repo, gated="manual", **of)
+
+    def listed(state: str) -> list[str]:
+        found = getattr(api, f"list_{state}_access_requests")(repo, **of)
+        return [request.request_id for request in found if request.username == user]
+
+    def refused() -> bool:
+        try:
+            other.auth_check(repo, **of)
+        except GatedRepoError:
+            return True
+        return False
+
+    assert soon(refused)
+    with pytest.raises(GatedRepoError):
+        other.hf_hub_download(repo, "a.txt", cache_dir=tmp_path / "before", **of)
+    prefix = "datasets/" if kind == "dataset" else ""
+    wire("POST", f"/{prefix}{repo}/ask-access", {}, token=other.token)
+    (request,) = soon(lambda: listed("pending"))
+    api.accept_access_request(repo, request_id=request, **of)
+    assert soon(lambda: listed("accepted")) and not listed("pending")
+    assert soon(lambda: not refused())
+    assert other.hf_hub_download(repo, "a.txt", cache_dir=tmp_path / "after", **of)
+    with pytest.raises(HfHubHTTPError):
+        api.grant_access(repo, user, **of)
+    api.cancel_access_request(repo, user, **of)
+    assert soon(lambda: listed("pending")) and soon(refused)
+    api.reject_access_request(repo, user, rejection_reason="no", **of)
+    assert soon(lambda: listed("rejected")) and not listed("pending") + listed("accepted")
+    with pytest.raises(HfHubHTTPError):
+        api.reject_access_request(repo, user, rejection_reason="no", **of)
