@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from math import prod
 from typing import TYPE_CHECKING, Any, Protocol
 
+from hub_fusion.weights.adapter_experts import factors_of
+
 if TYPE_CHECKING:
     from hub_fusion.weights.adapter_plan import Target
     from hub_fusion.weights.checkpoint import Checkpoint
@@ -43,6 +45,19 @@ class Product:
     def rows(self, start: int, stop: int, origin: Array | None) -> Array:
         """As Change.rows; `origin` is not looked at."""
         return (self.left[start:stop] @ self.right).reshape((-1, *self.columns))
+
+
+@dataclass(frozen=True)
+class Stack:
+    """`Product` for each of many experts in one tensor; a row is an expert's matrix."""
+
+    left: Array  # (experts, rows, rank)
+    right: Array  # (experts, rank, columns)
+    needs_origin: bool = False
+
+    def rows(self, start: int, stop: int, origin: Array | None) -> Array:
+        """As Change.rows; `origin` is not looked at."""
+        return self.left[start:stop] @ self.right[start:stop]
 
 
 @dataclass(frozen=True)
@@ -126,6 +141,9 @@ def load_change(adapter: Checkpoint, target: Target, read: Read) -> Change:
     if target.kind == "shift":
         return Shift(a * target.scaling)
     assert target.b is not None
+    if target.experts:
+        left, right = factors_of(target.experts, a, read(target.b), target.scaling)
+        return Stack(left, right) if target.experts.number is None else Product(left, right, (right.shape[1],))
     columns = adapter[target.a].shape[1:]
     rank = adapter[target.a].shape[0]
     left, right = read(target.b).reshape((-1, rank)), a.reshape((rank, prod(columns)))

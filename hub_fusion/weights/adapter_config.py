@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 KINDS = ("LORA", "IA3", "TRAINABLE_TOKENS")
 PROMPTS = ("PROMPT_TUNING", "PREFIX_TUNING", "P_TUNING", "MULTITASK_PROMPT_TUNING", "CPT", "ADAPTION_PROMPT")
-UNSUPPORTED = ("use_qalora", "use_bdlora", "layer_replication", "target_parameters", "alora_invocation_tokens",
+UNSUPPORTED = ("use_qalora", "use_bdlora", "layer_replication", "alora_invocation_tokens",
                "megatron_config", "arrow_config", "kasa_config", "velora_config", "monteclora_config")  # fmt: skip
 INITIALISATIONS = (True, False, None, "gaussian", "eva", "orthogonal")  # those that leave the base's weights alone
 LANGUAGE_MODELS = ("CAUSAL_LM", "SEQ_2_SEQ_LM")
@@ -54,6 +54,7 @@ class AdapterConfig:
     task: str | None = None
     base: str | None = None
     bias: str = "none"
+    parameters: tuple[str, ...] = ()  # target_parameters
 
     @classmethod
     def from_json(cls, text: str, *, source: str) -> AdapterConfig:
@@ -80,6 +81,7 @@ class AdapterConfig:
             None if isinstance(feedforward, str) else _texts(feedforward), _tokens(indices, source),
             _texts(data.get("modules_to_save")), bool(data.get("ensure_weight_tying")), _is_language_model(data, task),
             task, _text(data.get("base_model_name_or_path")), _text(data.get("bias")) or "none",
+            _parameters(data.get("target_parameters"), source),
         )  # fmt: skip
 
     def scaling(self, module: str, rank: int) -> float:
@@ -164,6 +166,12 @@ def _tokens(value: Any, source: str) -> dict[str, tuple[int, ...]]:
     if total > MAX_TOKENS:
         raise WeightsError(f"{source} lists {total} trainable tokens; allowed are {MAX_TOKENS}")
     return {name: tuple(rows) for name, rows in found.items()}
+
+
+def _parameters(value: Any, source: str) -> tuple[str, ...]:
+    if value and not (isinstance(value, list) and all(isinstance(v, str) and NAME.fullmatch(v) for v in value)):
+        raise WeightsError(f"{source}: target_parameters are plain names, not {repr(value)[:80]}")
+    return tuple(value or ())
 
 
 def _is_language_model(data: Mapping[str, Any], task: str | None) -> bool | None:

@@ -77,7 +77,8 @@ def check_member(
     """
     used = [word for word, there in (("DoRA", config.dora), ("trainable tokens", bool(config.tokens)),
                                      ("trained biases", config.bias != "none"),
-                                     ("ensure_weight_tying", config.tied)) if there]  # fmt: skip
+                                     ("ensure_weight_tying", config.tied),
+                                     ("target_parameters", bool(config.parameters))) if there]  # fmt: skip
     modules, dropped = {}, []
     for name, module in modules_of(files, config.kind).items():
         if "task" in {kind_of(name), kind_of(name.partition(".")[2])}:

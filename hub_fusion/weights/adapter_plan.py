@@ -1,19 +1,21 @@
 """Which of the base's tensors an adapter changes, and by what: from headers alone, before a weight is read.
 
 Refused by name: DoRA whose norms run down the columns (embeddings, GPT-2's transposed layers), convolutions in
-groups, modules that are changed in several ways, tensors that the base stores in several parts (fused experts).
+groups, modules that are changed in several ways, and of tensors that the base stores in several parts all but experts
+(see adapter_experts.py).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, partial
 from math import prod
 from typing import Literal
 
 from hub_fusion.errors import WeightsError
 from hub_fusion.weights.adapter_config import FIX, AdapterConfig, first_match
+from hub_fusion.weights.adapter_experts import Experts, plan_parameter
 from hub_fusion.weights.adapter_modules import Module, modules_of, settle_ties
 from hub_fusion.weights.checkpoint import FLOATS, TensorSpec
 from hub_fusion.weights.names import MismatchError, kind_of
@@ -36,6 +38,7 @@ class Target:
     magnitude: str | None = None  # of a DoRA
     along_rows: bool = True  # of an (IA)³
     tokens: tuple[int, ...] = ()  # rows that are replaced
+    experts: Experts | None = None  # what of the factors is its own
 
     @property
     def has_direction(self) -> bool:
@@ -65,6 +68,10 @@ def plan_adapter(
     for module, parts in modules.items():
         kinds = {kind_of(module), kind_of(module.partition(".")[2])}
         if "task" in kinds:
+            continue
+        stored_as = partial(_stored_as, base=base, memory=memory, tops=tops[0], memory_tops=tops[1])
+        if found := plan_parameter(module, parts, tensors, base, config, stored_as):
+            targets |= {f.name: Target(module, f.a, f.b, f.scaling, experts=f.experts) for f in found}
             continue
         for leaf, target in _changes(module, parts, tensors, config):
             name = _on_disk(f"{module}.{leaf}" if module else leaf, base, memory, *tops)
@@ -161,26 +168,30 @@ def _scaled(
 
 
 def _on_disk(
-    name: str,
-    base: Mapping[str, TensorSpec],
-    memory: MemoryNames,
-    tops: list[str],
+    name: str, base: Mapping[str, TensorSpec], memory: MemoryNames, tops: list[str],
     memory_tops: Callable[[], list[str]],
-) -> str | None:
-    """The base's tensor for a name in memory, also where the adapter's model had a class prefix that the base lacks."""
+) -> str | None:  # fmt: skip
+    """The base's tensor for a name in memory, if there is one."""
+    found = _stored_as(name, base, memory, tops, memory_tops)
+    if len(found) > 1:
+        raise WeightsError(f"adapter target {name!r} is stored as {found} in the base: cannot be fused yet")
+    return found[0] if found else None
+
+
+def _stored_as(
+    name: str, base: Mapping[str, TensorSpec], memory: MemoryNames, tops: list[str],
+    memory_tops: Callable[[], list[str]],
+) -> list[str]:  # fmt: skip
+    """The base's tensors for a name in memory, also where the adapter's model had a prefix that the base lacks."""
     short = name.partition(".")[2]
     for candidate in (name, short, *(f"{top}.{name}" for top in tops)):
         if candidate in base:
-            return candidate
+            return [candidate]
     known = memory()
     for candidate in (name, short, *(f"{top}.{name}" for top in memory_tops())):
         if candidate in known:
-            if len(known[candidate]) > 1:
-                raise WeightsError(
-                    f"adapter target {name!r} is stored as {known[candidate]} in the base: cannot be fused yet"
-                )
-            return known[candidate][0]
-    return None
+            return known[candidate]
+    return []
 
 
 def _top(name: str) -> str:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from hub_fusion.weights.places import Place
 
 STATISTICS = "statistics.safetensors"  # in the folder fusion/ of a contribution
+STACKS = 4  # factors: of the two parameters that a layer's experts have
 Opener = Callable[..., Checkpoint]  # (place, file name) → checkpoint; the same one for the same place
 
 
@@ -81,6 +82,7 @@ class Deltas:
         # a head its generation was published without
         self.new_tensors = {n for n in self.names if n not in self.origin}
         self._changes: dict[str, Change] = {}
+        self._stacks: dict[str, Any] = {}  # factors of many experts, each of whom is a tensor: the last few
         self._lock = threading.Lock()
 
     def takes_part(self, name: str) -> bool:
@@ -105,8 +107,15 @@ class Deltas:
             return None
         with self._lock:
             if name not in self._changes:
-                self._changes[name] = load_change(self.files, target, read)
+                shared = target.experts is not None and target.experts.number is not None
+                self._changes[name] = load_change(self.files, target, partial(self._stack, read) if shared else read)
             return self._changes[name]
+
+    def _stack(self, read: Callable[[str], Any], name: str) -> Any:
+        self._stacks[name] = found = self._stacks.pop(name) if name in self._stacks else read(name)
+        if len(self._stacks) > STACKS:
+            self._stacks.pop(next(iter(self._stacks)))
+        return found
 
     def forget(self, name: str) -> None:
         """Give back the memory of `change`."""

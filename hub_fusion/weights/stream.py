@@ -211,6 +211,7 @@ def read_ahead(
     Gives the files that cannot be compared.
     """
     expected: dict[RangeStore, list[Range]] = {}
+    factors: set[tuple[int, str]] = set()
 
     def will_read(checkpoint: Checkpoint, name: str, first: int = 0, last: int | None = None) -> None:
         if isinstance(checkpoint.store, RangeStore):
@@ -233,7 +234,8 @@ def read_ahead(
                 target, saved = d.targets.get(work.name), d.names.get(work.name)
                 if number == work.todo[0]:
                     for name in target.reads if target else ():
-                        if name != saved:
+                        if name != saved and (id(d), name) not in factors:
+                            factors.add((id(d), name))  # experts share theirs
                             will_read(d.files, name)
                 if saved:
                     will_read(d.files, saved, first, last)

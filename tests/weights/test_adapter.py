@@ -242,7 +242,7 @@ def config(**changes: Any) -> str:
         (config(trainable_token_indices=[True]), "distinct row numbers"),
         (config(trainable_token_indices={"(a+)+": [1]}), "plain name"),
         (config(trainable_token_indices="all"), "distinct row numbers"),
-        (config(target_parameters=["w"]), "target_parameters"),
+        (config(target_parameters=["w(.*)"]), "target_parameters"),
         (config(kasa_config={"a": 1}), "kasa_config"),
         (config(velora_config={"a": 1}), "velora_config"),
         (config(monteclora_config={"a": 1}), "monteclora_config"),
