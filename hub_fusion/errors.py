@@ -29,7 +29,15 @@ class HubError(HubFusionError):
 
 
 class HubUnreachable(HubError):
-    """The Hub did not answer; trying again later may help."""
+    """The Hub did not answer; trying again later may help.
+
+    `retry_after_s`: when the Hub said that it will. `refused`: it turned the request away, which so has not happened.
+    """
+
+    def __init__(self, text: str, *, retry_after_s: float | None = None, refused: bool = False) -> None:
+        super().__init__(text)
+        self.retry_after_s = retry_after_s
+        self.refused = refused
 
 
 class RepoMissing(HubError):

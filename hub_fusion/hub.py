@@ -1,7 +1,8 @@
 """The only module that calls the Hub. One `Hub` wraps one `HfApi(endpoint=…)` and speaks in hub_fusion's errors.
 
-What it adds to the client: retries with back-off where the client has none (reads; never a commit, which may have
-arrived), a cache of its own for every endpoint other than the default one, byte ranges, and one error tree.
+What it adds to the client: retries with back-off where the client has none (of what may be sent twice; of a commit only
+where it has not arrived), the wait that a rate limit asks for, a cache of its own for every endpoint other than the
+default one, byte ranges, and one error tree.
 Every method raises HubUnreachable when there is no answer, RepoMissing for what is not there (or hidden from the
 token), HubError for other refusals.
 """
@@ -9,10 +10,11 @@ token), HubError for other refusals.
 from __future__ import annotations
 
 import hashlib
+import math
 import random
 import re
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 RETRIES = 4
 PATIENCE_S = 20.0  # no further try after so long: some of the client's calls have waited and tried again themselves
+LIMITED_S = 600.0  # waited at most for rate limits to end, where the Hub says when: its windows have five minutes
 COMMIT = re.compile("[0-9a-f]{40}")
 LIST_FIELDS = [
     "author",
@@ -271,7 +274,7 @@ class Hub:
 
     def create_repo(self, repo: str, *, private: bool = False) -> None:
         """Make a model repository if it is not there."""
-        self._once(lambda: self.api.create_repo(repo, private=private, exist_ok=True), repo)
+        self._again(lambda: self.api.create_repo(repo, private=private, exist_ok=True), repo)
 
     def delete_repo(self, repo: str) -> None:
         """Remove a repository and everything in it."""
@@ -287,25 +290,32 @@ class Hub:
         branch: str = "main",
         parent: str | None = None,
     ) -> str:
-        """One atomic commit; gives its sha. Raises HubConflict if the branch is no longer at `parent`."""
-        done = self._once(
-            lambda: self.api.create_commit(
+        """One atomic commit; gives its sha. Raises HubConflict if the branch is no longer at `parent`.
+
+        When no answer comes it is sent again as long as the branch is at `parent`, so that of two only one can succeed.
+        Where it has moved the commit may have arrived: that is HubUnreachable, and the caller's next look will tell.
+        """
+
+        def send() -> str:
+            done = self.api.create_commit(
                 repo,
                 list(operations),
                 commit_message=message,
                 commit_description=description,
                 revision=branch,
                 parent_commit=parent,
-            ),
-            repo,
-            branch,
-        )
-        return str(done.oid)
+            )
+            return str(done.oid)
+
+        def has_not_arrived() -> bool:
+            return parent is not None and self.branches(repo).get(branch) == parent
+
+        return self._again(send, repo, branch, may=has_not_arrived, patience_s=math.inf)  # its upload takes long
 
     def tag(self, repo: str, tag: str, revision: str, message: str = "") -> None:
         """Tag a commit. The same tag on the same commit is fine; on another one it raises HubConflict."""
         try:
-            self._once(
+            self._again(
                 lambda: self.api.create_tag(repo, tag=tag, revision=revision, tag_message=message), repo, revision
             )
         except HubConflict:
@@ -315,7 +325,7 @@ class Hub:
 
     def create_branch(self, repo: str, branch: str) -> None:
         """Start a branch at main if it is not there."""
-        self._once(lambda: self.api.create_branch(repo, branch=branch, exist_ok=True), repo)
+        self._again(lambda: self.api.create_branch(repo, branch=branch, exist_ok=True), repo)
 
     # plumbing ------------------------------------------------------------------------------------------------------
 
@@ -324,16 +334,32 @@ class Hub:
         return str(self.api.hf_hub_download(repo, path, revision=revision, **place))
 
     def _read(self, call: Callable[[], T], *what: str | None) -> T:
-        """Call something that changes nothing; try again on 429, 5xx and broken connections."""
-        began = time.monotonic()
+        """Call something that changes nothing."""
+        return self._again(call, *what)
+
+    def _again(
+        self, call: Callable[[], T], *what: str | None, may: Callable[[], bool] = lambda: True,
+        patience_s: float = PATIENCE_S,
+    ) -> T:  # fmt: skip
+        """Call something; try again on 429, 5xx and broken connections, after a wait that grows or that the Hub names.
+
+        What the Hub has refused by 429 has not happened; in all other cases `may` is asked whether to send it again.
+        """
+        began, limited_s = time.monotonic(), 0.0
         for attempt in range(RETRIES + 1):
             try:
                 return self._once(call, *what)
             except HubUnreachable as error:
-                if attempt == RETRIES or time.monotonic() - began > PATIENCE_S:
+                if error.retry_after_s is None:
+                    wait = 0.5 * 2**attempt * (1 + random.random() / 4)  # noqa: S311 (jitter)
+                    hopeless = time.monotonic() - began > patience_s
+                else:
+                    wait = error.retry_after_s + random.random()  # noqa: S311 (jitter)
+                    limited_s += wait
+                    hopeless = limited_s > LIMITED_S
+                if hopeless or attempt == RETRIES or not (error.refused or may()):
                     raise
-                wait = getattr(error, "retry_after", None) or 0.5 * 2**attempt
-                time.sleep(min(wait, 60.0) * (1 + random.random() / 4))  # noqa: S311 (jitter)
+                time.sleep(wait)
         raise AssertionError("unreachable")
 
     def _once(self, call: Callable[[], T], *what: str | None) -> T:
@@ -363,8 +389,19 @@ class Hub:
         if response.status_code in (409, 412):
             return HubConflict(f"{name}: {text}")
         if response.status_code == 429 or response.status_code >= 500:
-            unreachable = HubUnreachable(f"{self.endpoint} answers {response.status_code} ({name}): {text}")
-            after = response.headers.get("retry-after", "")
-            unreachable.retry_after = float(after) if after.isdigit() else None  # type: ignore[attr-defined]
-            return unreachable
+            after = _retry_after_s(response.status_code, response.headers)
+            later = "" if after is None else f"; try again in {after:.0f} s"
+            words = f"{self.endpoint} answers {response.status_code} ({name}): {text}{later}"
+            return HubUnreachable(words, retry_after_s=after, refused=response.status_code == 429)
         return HubError(f"{self.endpoint} answers {response.status_code} ({name}): {text}")
+
+
+def _retry_after_s(status: int, headers: Mapping[str, str]) -> float | None:
+    """In how many seconds the Hub will answer again: by ``RateLimit`` if that is why it did not, or ``Retry-After``."""
+    from huggingface_hub.utils import parse_ratelimit_headers
+
+    limit = parse_ratelimit_headers(headers) if status == 429 else None
+    if limit is not None and limit.remaining == 0:
+        return float(limit.reset_in_seconds)
+    after = headers.get("retry-after", "").strip()
+    return float(after) if after.isascii() and after.isdigit() else None

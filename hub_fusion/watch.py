@@ -57,7 +57,7 @@ def watch(
             except HubUnreachable as error:
                 if once:
                     raise
-                pause = max(min(max(pause, interval) * 2, MAX_PAUSE_S), interval)
+                pause = max(min(max(pause, interval) * 2, MAX_PAUSE_S), interval, error.retry_after_s or 0.0)
                 say(f"{error}; looking again in {pause:.0f} s")
             except HubFusionError as error:
                 if once or isinstance(error, RecipeError):

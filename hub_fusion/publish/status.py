@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
-from hub_fusion.errors import HubConflict, RepoMissing
+from hub_fusion.errors import HubConflict, HubUnreachable, RepoMissing
 from hub_fusion.publish.state import BaseState
 from hub_fusion.records import Attempt, Contribution, Generation, Refusal, Status, Waiting, now
 
@@ -82,7 +82,9 @@ def _write(hub: Hub, repo: str, change: Callable[[Status], Status]) -> None:
     if BRANCH not in hub.branches(repo):
         hub.create_branch(repo, BRANCH)
     for _ in range(5):
-        parent = hub.branches(repo)[BRANCH]
+        parent = hub.branches(repo).get(BRANCH)
+        if parent is None:
+            raise HubUnreachable(f"{hub.endpoint} does not show the branch {BRANCH} of {repo} yet, which is there now")
         old = _read(hub, repo)
         new = change(old).model_copy(update={"heartbeat": now()})
         same = new.model_copy(update={"heartbeat": old.heartbeat}) == old

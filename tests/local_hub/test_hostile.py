@@ -184,7 +184,7 @@ def test_a_body_larger_than_is_taken_gets_413_and_no_memory(hub, alice, repo, ra
             assert answer.split(b" ")[1] == status
             connection.sendall(b"GET /api/health HTTP/1.1\r\nHost: x\r\n\r\n")
             assert connection.recv(65536).startswith(b"HTTP/1.1 200")
-    assert peak_mib() - before < 200
+    assert peak_mib() - before < 280  # less than one such body, though a line of a commit is read whole
 
 
 def test_a_json_body_may_hold_any_number_but_nothing_is_done_by_a_wrong_one(alice, repo, raw) -> None:
