@@ -1,4 +1,4 @@
-"""Commands of the local Hub: hub serve, hub fsck, hub gc, hub user add."""
+"""Commands of the local Hub: hub serve, hub fsck, hub gc, hub alias, hub user add."""
 
 from __future__ import annotations
 
@@ -80,6 +80,22 @@ def gc(
     if not (root / "hub.sqlite3").is_file():
         raise typer.BadParameter(f"{root} is not the folder of a local Hub: it has no hub.sqlite3.")
     print(json.dumps(asdict(collect(root, grace_s=grace_h * 3600, history=history, dry_run=dry_run))))
+
+
+@app.command()
+def alias(
+    short: str = typer.Argument(..., help="A name without a namespace, such as gpt2."),
+    full_name: str = typer.Argument(..., metavar="NAMESPACE/NAME", help="The repository that it leads to."),
+    root: Path = typer.Option(..., "--root", help="Folder of the Hub's storage."),
+    kind: str = typer.Option("model", "--kind", help="model, dataset or space."),
+) -> None:
+    """Let a name without a namespace lead to a repository, as the Hub does with those of its early days."""
+    from hub_fusion.local_hub import add_short_name
+
+    try:
+        add_short_name(root, short, full_name, kind=kind)
+    except (ValueError, OSError) as error:
+        raise typer.BadParameter(str(error)) from None
 
 
 @user.command()

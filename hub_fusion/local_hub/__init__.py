@@ -15,6 +15,7 @@ folder owns the Hub.
 
 from hub_fusion.local_hub.job_stages import set_job_stage
 from hub_fusion.local_hub.server import LocalHub, run, serve
+from hub_fusion.local_hub.short_names import add_short_name
 from hub_fusion.local_hub.users import add_member, add_user
 
-__all__ = ["LocalHub", "add_member", "add_user", "run", "serve", "set_job_stage"]
+__all__ = ["LocalHub", "add_member", "add_short_name", "add_user", "run", "serve", "set_job_stage"]

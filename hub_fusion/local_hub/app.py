@@ -10,8 +10,8 @@ request.
 
 import inspect
 import logging
-import re
 import tempfile
+from functools import partial
 from typing import IO, Any
 from urllib.parse import unquote
 
@@ -47,6 +47,7 @@ from hub_fusion.local_hub import (
     refs,
     repos,
     schedules,
+    short_names,
     side,
     space_values,
     spaces,
@@ -56,7 +57,7 @@ from hub_fusion.local_hub import (
     xet,
     xet_read,
 )
-from hub_fusion.local_hub.call import API_REPO, SPACE_REPO, STORE, Call, Route, drain, error_response
+from hub_fusion.local_hub.call import API_REPO, SPACE_REPO, STORE, Call, Moved, Route, drain, error_response
 from hub_fusion.local_hub.errors import HubError, repo_not_found
 from hub_fusion.local_hub.faults import Faults
 from hub_fusion.local_hub.limits import Limits
@@ -69,12 +70,10 @@ TOPICS = (side, git, validate, webhooks, hardware, jobs, schedules, spaces, spac
           access, listing, refs, browse, preupload, commits, discussions, lfs, lfs_files, multipart, people, owned,
           curation, xet_read, xet, info, files, unserved)  # fmt: skip
 SPOOL_IN_MEMORY = 4 * 2**20
-# what is asked of repositories: on a name without a namespace ("gpt2"), which none has here, it means a missing one
-_ASKED = {r.path.removeprefix(f"{repo}/").split("/")[0] for topic in TOPICS for r in topic.ROUTES
-          for repo in (API_REPO, SPACE_REPO) if r.path.startswith(f"{repo}/")}  # fmt: skip
-NO_NAMESPACE = re.compile(
-    rf"/api/(?:models|datasets|spaces)/[^/]+(?:/(?:{'|'.join(sorted(_ASKED))})(?:/.*)?)?|/[^/]+/resolve/.*"
-)
+NO_NAMESPACE = short_names.pattern(
+    {r.path.removeprefix(f"{repo}/").split("/")[0] for topic in TOPICS for r in topic.ROUTES
+     for repo in (API_REPO, SPACE_REPO) if r.path.startswith(f"{repo}/")}
+)  # fmt: skip
 
 
 class KindConvertor(StringConvertor):
@@ -98,7 +97,7 @@ def build_app(store: Store, limits: Limits, faults: Faults) -> ASGIApp:
         for topic in TOPICS
         for route in topic.ROUTES
     ]
-    handlers = {HTTPException: _unknown, Exception: _crashed}
+    handlers = {HTTPException: partial(_unknown, store), Exception: _crashed}
     app = Starlette(routes=routes, exception_handlers=handlers)  # type: ignore[arg-type]
     app.router.redirect_slashes = False
     return WireApp(app, store, limits, faults)
@@ -121,7 +120,7 @@ def _endpoint(store: Store, route: Route) -> Any:
                 response = await run_in_threadpool(route.handler, call)
             return response
         except HubError as error:
-            return error_response(error)
+            return await _missing(store, request, error) if error.code == "RepoNotFound" else error_response(error)
         except ClientDisconnect:
             return Response(status_code=499)
         finally:
@@ -165,13 +164,23 @@ async def _spool(request: Request) -> IO[bytes]:
     return spool
 
 
-async def _unknown(request: Request, error: HTTPException) -> Response:
+async def _unknown(store: Store, request: Request, error: HTTPException) -> Response:
     await drain(request)
     if NO_NAMESPACE.fullmatch(request.scope["path"]):
-        return error_response(repo_not_found())
+        return await _missing(store, request, repo_not_found())
     if error.status_code == 405:
         return error_response(HubError(405, f"{request.method} is not served here."))
     return error_response(HubError(404, f"Not served here: {request.method} {request.url.path}"))
+
+
+async def _missing(store: Store, request: Request, error: HubError) -> Response:
+    """The refusal, or the way to the repository if it was named without a namespace ("gpt2") and has such a name."""
+    match = NO_NAMESPACE.fullmatch(request.scope["path"])
+    if match is not None:
+        query, header = request.url.query, request.headers.get("authorization")
+        there = await run_in_threadpool(short_names.elsewhere, store, match, query, header)
+        error = error if there is None else Moved(there)
+    return error_response(error)
 
 
 async def _crashed(request: Request, error: Exception) -> Response:
