@@ -20,7 +20,7 @@ from hub_fusion.contributions.origin import Generations, identify_weights, resol
 from hub_fusion.contributions.screen import Screened, screen
 from hub_fusion.errors import RecipeError
 from hub_fusion.evaluate.gate import best_so_far, judge
-from hub_fusion.evaluate.scores import compare
+from hub_fusion.evaluate.scores import compare, compare_likelihoods
 from hub_fusion.evaluate.suite import measure, suite_id
 from hub_fusion.hub import Hub
 from hub_fusion.merge import find_method
@@ -191,7 +191,8 @@ def finish_round(
                         residual=recipe.merge.residual,
                         rank=recipe.publish.rank if frozen else None),
         parent_scores=parent.scores, candidate_scores=candidate.scores,
-        differences=compare(candidate, parent), verdict=verdict, weights=report.files, versions=versions(),
+        differences=compare(candidate, parent), likelihood_differences=compare_likelihoods(candidate, parent),
+        verdict=verdict, weights=report.files, versions=versions(),
         hardware=hardware(compute.device, compute.processes), seconds=clock.seconds,
     )  # fmt: skip
     if not verdict.accepted:

@@ -139,6 +139,10 @@ class Probe(Section):
     )
 
 
+class LogME(Probe):
+    """LogME: the log evidence of a linear model on the frozen body's features."""
+
+
 class Training(Section):
     """How a whole model is finetuned: AdamW, the learning rate falling linearly to 0."""
 
@@ -161,20 +165,29 @@ class Evaluate(Section):
     tasks: tuple[Task, ...] = ()
     probe: Probe | None = Probe()
     fewshot: FewShot | None = FewShot()
+    logme: LogME | None = None
     seeds: int = Field(5, ge=1)
     max_test_examples: int = Field(1000, ge=10)
     max_length: int = Field(128, ge=8, description="tokens")
 
 
 class Gate(Section):
-    """When a candidate is published. Margins are in accuracy (0.02 is two points)."""
+    """When a candidate is published. Margins are in accuracy (0.02 is two points); of likelihoods, in nats."""
 
     epsilon: float = Field(0.02, ge=0, description="allowed loss against the parent")
     epsilon_best: float | None = Field(None, ge=0, description="allowed loss against the best generation; default 2ε")
-    protocols: tuple[Literal["probe", "fewshot"], ...] = Field(
-        (), description="what decides; empty: all that was measured"
+    protocols: tuple[Literal["probe", "fewshot", "logme"], ...] = Field(
+        (), description="what decides; empty: all accuracies that were measured"
     )
     require_tasks: bool = Field(True, description="refuse to publish what was not measured")
+
+    @field_validator("protocols")
+    @classmethod
+    def _one_unit(cls, protocols: tuple[str, ...]) -> tuple[str, ...]:
+        apart = {p for p in protocols if p in ("logme", "perplexity")}
+        if apart and (set(protocols) - apart or len(apart) > 1):
+            raise ValueError(f"{', '.join(sorted(apart))} has no common mean with others; let it decide alone")
+        return protocols
 
 
 class Publish(Section):

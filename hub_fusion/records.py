@@ -157,13 +157,18 @@ class Estimate(Record):
 
 
 class Score(Estimate):
-    """Accuracy of one model on one task (or, with task None, on the mean over the tasks of a role)."""
+    """Accuracy of one model on one task (or, with task None, on the mean over the tasks of a role).
+
+    Among `Scores.likelihoods` it is no accuracy but a mean log-likelihood.
+    """
 
     task: str | None = None
     role: Role
-    protocol: str = Field(description="probe or fewshot")
-    examples: int = Field(description="test examples")
+    protocol: str = Field(description="probe, fewshot or finetune; of likelihoods logme or perplexity")
+    examples: int = Field(description="test examples; of perplexity windows, of logme sets of examples for each seed")
     per_seed: tuple[float, ...] = ()
+    seconds: float = Field(0.0, description="wall time of the protocol on the task, all seeds and roles together")
+    shown: int = Field(0, description="training examples shown, all seeds together")
 
 
 class Scores(Record):
@@ -173,18 +178,31 @@ class Scores(Record):
     weights_sha256: str = Field(description="sha256 over the checkpoint's weight files")
     tasks: tuple[Score, ...] = ()
     means: tuple[Score, ...] = Field((), description="one per role and protocol")
+    likelihoods: tuple[Score, ...] = Field(
+        (), description="no accuracies but log-likelihoods in nats, larger is better: of perplexity per token, of "
+        "logme (log evidence) per example; per task, and with task null the mean over the tasks of a role"
+    )  # fmt: skip
     seconds: float = 0.0
 
     def mean(self, role: Role, protocol: str | None = None) -> float:
-        """Mean accuracy over the tasks of `role`, over all protocols or one. RecordError if nothing was measured."""
-        values = [s.mean for s in self.means if s.role == role and protocol in (None, s.protocol)]
+        """Mean over the tasks of `role`, by one protocol or all `deciding`. RecordError if nothing was measured."""
+        wanted = self.deciding() if protocol is None else {protocol}
+        values = [s.mean for s in self._all_means() if s.role == role and s.protocol in wanted]
         if not values:
             raise RecordError(f"no score with role {role!r} and protocol {protocol!r}; there are {self.names()}")
         return sum(values) / len(values)
 
+    def deciding(self) -> set[str]:
+        """The protocols that decide unless others are asked for: those of accuracies, or without them perplexity."""
+        accuracies = {s.protocol for s in self.means}
+        return accuracies or {s.protocol for s in self._all_means() if s.protocol == "perplexity"}
+
     def names(self) -> list[str]:
         """``role/protocol`` of all means."""
-        return [f"{s.role}/{s.protocol}" for s in self.means]
+        return [f"{s.role}/{s.protocol}" for s in self._all_means()]
+
+    def _all_means(self) -> list[Score]:
+        return [*self.means, *(s for s in self.likelihoods if s.task is None)]
 
 
 class Difference(Estimate):
@@ -243,6 +261,7 @@ class Attempt(Record):
     parent_scores: Scores | None = None
     candidate_scores: Scores | None = None
     differences: tuple[Difference, ...] = ()
+    likelihood_differences: tuple[Difference, ...] = Field((), description="of log-likelihoods, in nats")
     verdict: Verdict | None = None
     weights: dict[str, str] = Field(default_factory=dict, description="weight file → sha256")
     versions: dict[str, str] = Field(default_factory=dict)
@@ -270,13 +289,17 @@ class Attempt(Record):
             contributions=len(self.contributions),
             authors=tuple(sorted({c.author for c in self.contributions})[:20]),
             refusals=len(self.refusals),
-            scores=tuple(s.model_copy(update={"per_seed": ()}) for s in self.candidate_scores.means)
-            if self.candidate_scores
-            else (),
+            scores=_small(self.candidate_scores.means) if self.candidate_scores else (),
+            likelihoods=_small(self.candidate_scores.likelihoods) if self.candidate_scores else (),
             suite=self.candidate_scores.suite if self.candidate_scores else None,
             differences=self.differences,
             reason=self.verdict.reason if self.verdict else "",
         )
+
+
+def _small(scores: Iterable[Score]) -> tuple[Score, ...]:
+    """The means among them, without what only the record of the generation tells."""
+    return tuple(s.model_copy(update={"per_seed": (), "seconds": 0.0, "shown": 0}) for s in scores if s.task is None)
 
 
 class Generation(Attempt):
@@ -303,6 +326,7 @@ class IndexEntry(Record):
     authors: tuple[str, ...] = Field((), description="at most 20 of them")
     refusals: int = 0
     scores: tuple[Score, ...] = ()
+    likelihoods: tuple[Score, ...] = Field((), description="means of log-likelihoods in nats, larger is better")
     suite: str | None = None
     differences: tuple[Difference, ...] = ()
     reason: str = ""
@@ -311,6 +335,9 @@ class IndexEntry(Record):
         """The entry as JSON without needless spaces; scores leave out the fields that hold their default."""
         data = self.model_dump(mode="json")
         data["scores"] = [score.model_dump(mode="json", exclude_defaults=True) for score in self.scores]
+        data["likelihoods"] = [score.model_dump(mode="json", exclude_defaults=True) for score in self.likelihoods]
+        if not self.likelihoods:
+            del data["likelihoods"]
         separators = None if indent else (",", ":")
         return _encodable(json.dumps(data, indent=indent, separators=separators, ensure_ascii=False, allow_nan=False))
 

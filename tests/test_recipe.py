@@ -204,3 +204,10 @@ def test_yaml_of_a_recipe_is_plain() -> None:
     assert "!!" not in text
     assert "&" not in text
     assert list(yaml.safe_load(text))[:3] == ["base", "root", "aliases"]
+
+
+def test_accuracies_and_likelihoods_cannot_decide_together() -> None:
+    """Their mean would have no unit, and ε none either."""
+    with pytest.raises(RecipeError, match="logme has no common mean with others"):
+        Recipe.from_text("base: a/b\ngate: {protocols: [probe, logme]}")
+    assert Recipe.from_text("base: a/b\ngate: {protocols: [logme]}").gate.protocols == ("logme",)

@@ -133,8 +133,9 @@ def evaluate(
     if json:
         return print_json(scores.model_dump(mode="json"))
     rows = [[s.task or "mean", s.role, s.protocol, f"{s.mean:.4f}", f"{s.low:.4f} – {s.high:.4f}", str(s.examples)]
-            for s in (*scores.tasks, *scores.means)]  # fmt: skip
-    print_table(target, ["task", "role", "protocol", "accuracy", "95 % interval", "examples"], rows)
+            for s in (*scores.tasks, *scores.means, *scores.likelihoods)]  # fmt: skip
+    measured = "accuracy" if not scores.likelihoods else "accuracy, or nats"
+    print_table(target, ["task", "role", "protocol", measured, "95 % interval", "examples"], rows)
 
 
 def publish(

@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from hub_fusion.evaluate.batches import by_length, shuffled
+from hub_fusion.evaluate.features import BATCH
 from hub_fusion.evaluate.models import Encode, load_classifier, load_encode
-from hub_fusion.evaluate.probe import BATCH, choose_subset
+from hub_fusion.evaluate.probe import choose_subset
 from hub_fusion.evaluate.task_files import Examples
 from hub_fusion.evaluate.tasks import TaskData
 from hub_fusion.recipe import FewShot, Training
@@ -29,11 +30,11 @@ if TYPE_CHECKING:
 
 def run_fewshot(
     folder: Path, task: TaskData, settings: FewShot, seeds: Sequence[int], max_length: int, *,
-    device: str = "cpu", progress: Callable[[str], None] | None = None,
+    device: str = "cpu", progress: Callable[[str], None] | None = None, count: Callable[[int], object] = lambda _: None,
 ) -> dict[Role, np.ndarray[Any, Any]]:  # fmt: skip
     """Per test part a matrix (seeds, examples) uint8: 1 where the model finetuned with that seed is right.
 
-    One finetuning per seed serves all parts.
+    One finetuning per seed serves all parts; `count` hears of the examples shown in each.
     """
     encode = load_encode(folder, task, max_length=max_length)
     correct = {role: np.zeros((len(seeds), len(part)), dtype=np.uint8) for role, part in task.parts.items()}
@@ -43,6 +44,7 @@ def run_fewshot(
         model = load_classifier(folder, task, seed=seed, device=device)
         subset = task.train.take(choose_subset(task.train.labels, settings.examples, seed))
         finetune(model, encode, subset, settings, seed=seed, device=device)
+        count(settings.epochs * len(subset))
         for role, part in task.parts.items():
             correct[role][row] = predict(model, encode, part.inputs, device=device) == part.labels
     return correct

@@ -1,6 +1,7 @@
 """The gate: may this candidate become the next generation?
 
-It looks at the mean accuracy over the gate tasks, never at the report tasks. Two floors hold a loop in place: ε below
+It looks at the mean accuracy over the gate tasks (or, where only perplexity was measured or the recipe asks for it, at
+the mean log-likelihood per token), never at the report tasks. Two floors hold a loop in place: ε below
 the parent, so that one generation cannot lose much, and ε_best (2ε unless given) below the best published generation,
 so that many small losses cannot add up. Not covered: significance. A gate with ε smaller than the noise of the suite
 rejects at random; the intervals in the scores tell how large that noise is.
@@ -30,7 +31,7 @@ def judge(candidate: Scores, parent: Scores, best: float | None, gate: Gate, ste
             f"candidate {candidate.suite[:12]}…, parent {parent.suite[:12]}…; "
             "measure the parent again with the present tasks and settings"
         )
-    if not gate.require_tasks and not candidate.means:
+    if not gate.require_tasks and not candidate.deciding():
         return Verdict(
             accepted=True, step=step, candidate=0.0, parent=0.0, best=0.0, epsilon=gate.epsilon,
             reason="accepted without a measurement: the recipe names no tasks and says gate.require_tasks: false",
@@ -57,12 +58,13 @@ def judge(candidate: Scores, parent: Scores, best: float | None, gate: Gate, ste
 
 def best_so_far(index: Index, parent: Scores, gate: Gate) -> float | None:
     """The highest gate mean of any generation that was measured with the parent's suite, None if there is none."""
-    protocols: set[str] = set(gate.protocols) or {score.protocol for score in parent.means}
+    protocols: set[str] = set(gate.protocols) or parent.deciding()
     if not protocols:
         return None  # nothing was measured
     means = []
     for entry in index.generations:
-        values = [s.mean for s in entry.scores if s.role == "gate" and s.protocol in protocols]
+        scores = (*entry.scores, *entry.likelihoods)
+        values = [s.mean for s in scores if s.role == "gate" and s.protocol in protocols]
         if entry.suite == parent.suite and len(values) == len(protocols):
             means.append(sum(values) / len(values))
     return max(means, default=None)

@@ -11,20 +11,14 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from hub_fusion.evaluate.batches import by_length
-from hub_fusion.evaluate.models import Encode, load_body, load_encode
+from hub_fusion.evaluate.features import FeatureStore, task_features
 from hub_fusion.evaluate.tasks import TaskData
-from hub_fusion.recipe import Pooling, Probe
+from hub_fusion.recipe import Probe
 from hub_fusion.records import Role
-
-if TYPE_CHECKING:
-    import torch
-
-BATCH = 128
 
 
 def choose_subset(labels: np.ndarray[Any, Any], examples: int, seed: int) -> np.ndarray[Any, Any]:
@@ -45,64 +39,31 @@ def choose_subset(labels: np.ndarray[Any, Any], examples: int, seed: int) -> np.
 
 def run_probe(
     folder: Path, task: TaskData, settings: Probe, seeds: Sequence[int], max_length: int, *,
-    device: str = "cpu", progress: Callable[[str], None] | None = None,
+    device: str = "cpu", progress: Callable[[str], None] | None = None, store: FeatureStore | None = None,
+    count: Callable[[int], object] = lambda _: None,
 ) -> dict[Role, np.ndarray[Any, Any]]:  # fmt: skip
     """Per test part a matrix (seeds, examples) uint8: 1 where the probe trained with that seed is right.
 
     A seed chooses the training examples; with fewer in the pool than `settings.examples`, all seeds agree. A body that
-    gives numbers that are not finite is right nowhere.
+    gives numbers that are not finite is right nowhere. `store` keeps features, `count` hears of examples shown.
     """
     if progress:
         progress(f"probe on {task.name}")
-    body, encode = load_body(folder, device=device), load_encode(folder, task, max_length=max_length)
     subsets = [choose_subset(task.train.labels, settings.examples, seed) for seed in seeds]
     used = np.unique(np.concatenate(subsets))
-    pooling = settings.pooling
-    features = extract_features(body, encode, task.train.inputs[used], pooling, device=device)
-    tests = {r: extract_features(body, encode, part.inputs, pooling, device=device) for r, part in task.parts.items()}
+    inputs = {"train": task.train.inputs[used]} | {f"test-{role}": part.inputs for role, part in task.parts.items()}
+    vectors = task_features(
+        folder, task, inputs, settings.pooling, max_length, device=device, store=store, progress=progress
+    )
+    count(sum(map(len, subsets)))
     correct = {role: np.zeros((len(seeds), len(part)), dtype=np.uint8) for role, part in task.parts.items()}
-    if not all(np.isfinite(values).all() for values in (features, *tests.values())):
+    if not all(np.isfinite(values).all() for values in vectors.values()):
         return correct
     for row, subset in enumerate(subsets):
-        predict = _fit(features[np.searchsorted(used, subset)], task.train.labels[subset])
+        predict = _fit(vectors["train"][np.searchsorted(used, subset)], task.train.labels[subset])
         for role, part in task.parts.items():
-            correct[role][row] = predict(tests[role]) == part.labels
+            correct[role][row] = predict(vectors[f"test-{role}"]) == part.labels
     return correct
-
-
-def extract_features(
-    body: torch.nn.Module, encode: Encode, inputs: np.ndarray[Any, Any], pooling: Pooling = "mean", *,
-    device: str = "cpu",
-) -> np.ndarray[Any, Any]:  # fmt: skip
-    """One vector of the last hidden state for each input, (n, hidden) float64; see `recipe.Probe` for `pooling`."""
-    import torch
-
-    found: np.ndarray[Any, Any] | None = None
-    with torch.inference_mode():
-        for rows in by_length(inputs, BATCH):
-            batch = {name: value.to(device) for name, value in encode(inputs[rows]).items()}
-            values = _pool(body(**batch).last_hidden_state, batch.get("attention_mask"), pooling).double().cpu().numpy()
-            found = np.empty((len(inputs), values.shape[1])) if found is None else found
-            found[rows] = values
-    assert found is not None, "a part of a task has examples"
-    return found
-
-
-def _pool(hidden: torch.Tensor, mask: torch.Tensor | None, pooling: Pooling) -> torch.Tensor:
-    """(n, tokens, hidden) or, from convolutions, (n, hidden, height, width) → (n, hidden)."""
-    import torch
-
-    if hidden.ndim == 4:
-        return hidden.mean((2, 3))
-    if mask is None:
-        mask = torch.ones(hidden.shape[:2], device=hidden.device)
-    if pooling == "cls":
-        return hidden[torch.arange(len(hidden)), mask.argmax(1)]  # the first attended one, whatever side is padded
-    if pooling == "last":
-        places = torch.arange(mask.shape[1], device=mask.device)
-        return hidden[torch.arange(len(hidden)), (mask * places).argmax(1)]
-    weights = mask[..., None].to(hidden.dtype)
-    return (hidden * weights).sum(1) / weights.sum(1).clamp(min=1)
 
 
 def _fit(

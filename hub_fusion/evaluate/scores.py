@@ -1,5 +1,7 @@
 """Right and wrong answers → accuracies with intervals, and the paired difference of two checkpoints.
 
+Log-likelihoods, which are no accuracies, go the same way beside them and are never averaged with them.
+
 Intervals are 95 % percentile bootstrap intervals: seeds and test examples are drawn with replacement together, so that
 both the luck of the training run and that of the test set are in them. Tasks are not drawn: an interval of a mean
 speaks of these tasks, not of tasks in general. With one seed, only the test set varies.
@@ -8,7 +10,7 @@ speaks of these tasks, not of tasks in general. With one seed, only the test set
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, cast
 
 import numpy as np
@@ -19,15 +21,32 @@ from hub_fusion.records import Difference, Role, Score, Scores
 RESAMPLES = 1000
 BOOTSTRAP_SEED = 1983
 Key = tuple[str, Role, str]  # task, role, protocol
-Answers = Mapping[Key, "np.ndarray[Any, Any]"]  # (seeds, examples): 1 right, 0 wrong
+Answers = Mapping[Key, "np.ndarray[Any, Any]"]  # (seeds, examples): 1 right, 0 wrong; or log-likelihoods
+LIKELIHOODS = ("logme", "perplexity")  # the protocols that give log-likelihoods in nats; all others give answers
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Of one protocol on one task, all seeds and parts together: wall time, and training examples shown."""
+
+    seconds: float = 0.0
+    shown: int = 0
+
+
+NO_COSTS: Mapping[tuple[str, str], Cost] = {}
 
 
 @dataclass(frozen=True, eq=False)
 class Measurement:
-    """A checkpoint's `scores`, and `correct`: per (task, role, protocol) the (seeds, examples) uint8 behind them."""
+    """A checkpoint's `scores`, and what is behind them per (task, role, protocol).
+
+    `correct`: matrices (seeds, examples) uint8, 1 where right. `likelihoods`: float64, of perplexity (seeds, windows),
+    of LogME (seeds, 1), for it is no mean over examples.
+    """
 
     scores: Scores
     correct: dict[Key, np.ndarray[Any, Any]]
+    likelihoods: dict[Key, np.ndarray[Any, Any]] = field(default_factory=dict)
 
 
 def resample(answers: np.ndarray[Any, Any], stream: int = 0) -> np.ndarray[Any, Any]:
@@ -44,13 +63,20 @@ def resample(answers: np.ndarray[Any, Any], stream: int = 0) -> np.ndarray[Any, 
     return sums / (seeds * examples)
 
 
-def summarise(answers: Answers, *, suite: str, weights_sha256: str, seconds: float = 0.0) -> Scores:
-    """One score per task, role and protocol, and one per role and protocol for the mean over its tasks."""
+def summarise(
+    answers: Answers, *, suite: str, weights_sha256: str, seconds: float = 0.0,
+    costs: Mapping[tuple[str, str], Cost] = NO_COSTS,
+) -> Scores:  # fmt: skip
+    """One score per task, role and protocol, and one per role and protocol for the mean over its tasks.
+
+    `costs` are per task and protocol.
+    """
     tasks = tuple(
         Score(
             **_interval(float(matrix.mean()), resample(matrix)),
             task=task, role=role, protocol=protocol,
             examples=matrix.shape[1], per_seed=tuple(matrix.mean(1).tolist()),
+            **vars(costs.get((task, protocol), Cost())),
         )
         for (task, role, protocol), matrix in answers.items()
     )  # fmt: skip
@@ -59,10 +85,15 @@ def summarise(answers: Answers, *, suite: str, weights_sha256: str, seconds: flo
             **_interval(*_over_tasks(group)),
             role=role, protocol=protocol, examples=sum(m.shape[1] for m in group),
             per_seed=tuple(np.mean([m.mean(1) for m in group], axis=0).tolist()),
+            seconds=round(sum(s.seconds for s in tasks if (s.role, s.protocol) == (role, protocol)), 3),
+            shown=sum(s.shown for s in tasks if (s.role, s.protocol) == (role, protocol)),
         )
         for (role, protocol), group in _groups(answers).items()
     )  # fmt: skip
-    return Scores(suite=suite, weights_sha256=weights_sha256, tasks=tasks, means=means, seconds=seconds)
+    apart = tuple(s for s in (*tasks, *means) if s.protocol in LIKELIHOODS)
+    tasks, means = (tuple(s for s in group if s.protocol not in LIKELIHOODS) for group in (tasks, means))
+    return Scores(suite=suite, weights_sha256=weights_sha256, tasks=tasks, means=means, likelihoods=apart,
+                  seconds=seconds)  # fmt: skip
 
 
 def compare(candidate: Measurement, parent: Measurement) -> tuple[Difference, ...]:
@@ -71,12 +102,21 @@ def compare(candidate: Measurement, parent: Measurement) -> tuple[Difference, ..
     Raises RecordError if they were not measured by the same suite. A checkpoint against itself: 0 with interval [0, 0].
     """
     check_suites(candidate.scores, parent.scores)
-    if {k: m.shape for k, m in candidate.correct.items()} != {k: m.shape for k, m in parent.correct.items()}:
+    return _differences(candidate.correct, parent.correct)
+
+
+def compare_likelihoods(candidate: Measurement, parent: Measurement) -> tuple[Difference, ...]:
+    """The same for log-likelihoods, in nats: +0.01 of perplexity is a loss per token that is 0.01 lower."""
+    check_suites(candidate.scores, parent.scores)
+    return _differences(candidate.likelihoods, parent.likelihoods)
+
+
+def _differences(candidate: Answers, parent: Answers) -> tuple[Difference, ...]:
+    if {k: m.shape for k, m in candidate.items()} != {k: m.shape for k, m in parent.items()}:
         raise RecordError("candidate and parent answered different questions although their suites agree; measure anew")
-    changes = _changes(candidate.correct, parent.correct)
     return tuple(
         Difference(**_interval(*_over_tasks(group)), role=role, protocol=protocol)
-        for (role, protocol), group in _groups(changes).items()
+        for (role, protocol), group in _groups(_changes(candidate, parent)).items()
     )
 
 
@@ -89,7 +129,7 @@ def difference(candidate: Answers, parent: Answers) -> dict[str, float]:
 
 
 def _changes(candidate: Answers, parent: Answers) -> dict[Key, np.ndarray[Any, Any]]:
-    return {k: m.astype(np.int8) - parent[k].astype(np.int8) for k, m in candidate.items()}
+    return {k: m.astype(np.float64) - parent[k].astype(np.float64) for k, m in candidate.items()}
 
 
 def check_suites(candidate: Scores, parent: Scores) -> None:

@@ -9,21 +9,19 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import tempfile
 import time
-import zipfile
-import zlib
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
-import numpy as np
-
-from hub_fusion.errors import RecipeError
+from hub_fusion.errors import RecipeError, WeightsError
+from hub_fusion.evaluate.features import Array, FeatureStore
 from hub_fusion.evaluate.fewshot import run_fewshot
+from hub_fusion.evaluate.kept import read_cache, write_cache
+from hub_fusion.evaluate.logme import run_logme
 from hub_fusion.evaluate.probe import run_probe
-from hub_fusion.evaluate.scores import Key, Measurement, summarise
+from hub_fusion.evaluate.scores import LIKELIHOODS, Cost, Key, Measurement, summarise
 from hub_fusion.evaluate.tasks import TaskData, load_task
 from hub_fusion.recipe import Evaluate
 from hub_fusion.records import Role
@@ -51,21 +49,61 @@ def measure(
     suite = _identify(evaluate, tasks)
     file = cache / f"{weights_sha256[:32]}-{suite[:32]}.npz" if cache else None
     header = {"suite": suite, "weights_sha256": weights_sha256}
-    if file and (measurement := _read_cache(file, header)):
-        return measurement
-    correct: dict[Key, np.ndarray[Any, Any]] = {}
+    if file and (kept := read_cache(file, header)):
+        return gather_up(*kept[:2], suite=suite, weights_sha256=weights_sha256, seconds=kept[2])
+    if tasks and not folder.is_dir():
+        raise WeightsError(f"{folder} is not a folder; what is measured is a checkpoint's")
+    answers: dict[Key, Array] = {}
+    costs: dict[tuple[str, str], Cost] = {}
+    store = FeatureStore(cache / "features" if cache else None, weights_sha256)
     for task in tasks:
-        common = (range(evaluate.seeds), evaluate.max_length)
-        if evaluate.probe:
-            matrices = run_probe(folder, task, evaluate.probe, *common, device=device, progress=progress)
-            correct |= {(task.name, role, "probe"): matrix for role, matrix in matrices.items()}
-        if evaluate.fewshot:
-            matrices = run_fewshot(folder, task, evaluate.fewshot, *common, device=device, progress=progress)
-            correct |= {(task.name, role, "fewshot"): matrix for role, matrix in matrices.items()}
+        found = measure_task(folder, task, evaluate, store, device=device, progress=progress)
+        answers |= found[0]
+        costs |= found[1]
     seconds = round(time.monotonic() - begin, 3)
     if file:
-        _write_cache(file, header | {"seconds": seconds}, correct)
-    return Measurement(summarise(correct, suite=suite, weights_sha256=weights_sha256, seconds=seconds), correct)
+        write_cache(file, header, answers, costs, seconds)
+    return gather_up(answers, costs, suite=suite, weights_sha256=weights_sha256, seconds=seconds)
+
+
+def measure_task(
+    folder: Path, task: TaskData, evaluate: Evaluate, store: FeatureStore, *,
+    device: str = "cpu", progress: Callable[[str], None] | None = None,
+) -> tuple[dict[Key, Array], dict[tuple[str, str], Cost]]:  # fmt: skip
+    """All protocols of the recipe on one task: answers or log-likelihoods, and what they cost."""
+    answers: dict[Key, Array] = {}
+    costs: dict[tuple[str, str], Cost] = {}
+    for protocol, run in protocols_of(evaluate, store).items():
+        shown: list[int] = []
+        began = time.monotonic()
+        matrices = run(folder, task, device=device, progress=progress, count=shown.append)
+        answers |= {(task.name, role, protocol): matrix for role, matrix in matrices.items()}
+        costs[task.name, protocol] = Cost(round(time.monotonic() - began, 3), sum(shown))
+    return answers, costs
+
+
+def protocols_of(evaluate: Evaluate, store: FeatureStore) -> dict[str, Callable[..., dict[Role, Array]]]:
+    """Protocol → what carries it out, given folder and task, for those that the recipe asks for."""
+    common: dict[str, Any] = {"seeds": range(evaluate.seeds), "max_length": evaluate.max_length}
+    runs: dict[str, Callable[..., dict[Role, Array]]] = {}
+    if evaluate.logme:
+        runs["logme"] = partial(run_logme, settings=evaluate.logme, store=store, **common)
+    if evaluate.probe:
+        runs["probe"] = partial(run_probe, settings=evaluate.probe, store=store, **common)
+    if evaluate.fewshot:
+        runs["fewshot"] = partial(run_fewshot, settings=evaluate.fewshot, **common)
+    return runs
+
+
+def gather_up(
+    answers: dict[Key, Array], costs: dict[tuple[str, str], Cost], *, suite: str, weights_sha256: str, seconds: float
+) -> Measurement:
+    """The measurement that these answers and log-likelihoods are."""
+    scores = summarise(answers, suite=suite, weights_sha256=weights_sha256, seconds=seconds, costs=costs)
+    correct, likelihoods = (
+        {key: matrix for key, matrix in answers.items() if (key[2] in LIKELIHOODS) == apart} for apart in (False, True)
+    )
+    return Measurement(scores, correct, likelihoods)
 
 
 def _load_tasks(evaluate: Evaluate) -> list[TaskData]:
@@ -78,43 +116,10 @@ def _load_tasks(evaluate: Evaluate) -> list[TaskData]:
 
 
 def _identify(evaluate: Evaluate, tasks: list[TaskData]) -> str:
-    settings = evaluate.model_dump(mode="json", exclude={"tasks"})
+    settings = evaluate.model_dump(mode="json", exclude={"tasks"}, exclude_none=True)
     asked = {
         "version": PROTOCOL_VERSION,
         "settings": settings,
         "tasks": sorted([task.name, task.kind, *sorted(task.parts), task.sha256] for task in tasks),
     }
     return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
-
-
-def _read_cache(file: Path, header: dict[str, str]) -> Measurement | None:
-    """The measurement in `file`, or None if there is none, it is damaged, or it is of something else."""
-    try:
-        with np.load(file, allow_pickle=False) as arrays:
-            about = json.loads(arrays["about"].tobytes())
-            if {name: about[name] for name in header} != header:
-                return None
-            correct = {
-                cast(tuple[str, Role, str], tuple(key)): arrays[f"correct-{n}"] for n, key in enumerate(about["keys"])
-            }
-        if any(matrix.ndim != 2 or matrix.dtype != np.uint8 or matrix.max() > 1 for matrix in correct.values()):
-            return None
-        return Measurement(summarise(correct, **header, seconds=float(about["seconds"])), correct)
-    except (OSError, EOFError, ValueError, KeyError, TypeError, zipfile.BadZipFile, zlib.error):
-        return None
-
-
-def _write_cache(file: Path, about: dict[str, Any], correct: dict[Key, np.ndarray[Any, Any]]) -> None:
-    """Written beside and renamed, so that nobody reads half a file."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(about | {"keys": [list(key) for key in correct]}).encode()
-    with tempfile.NamedTemporaryFile(dir=file.parent, suffix=".part", delete=False) as part:
-        try:
-            matrices = {f"correct-{n}": matrix for n, matrix in enumerate(correct.values())}
-            np.savez_compressed(part, about=np.frombuffer(text, dtype=np.uint8), **matrices)  # type: ignore[arg-type]
-            part.flush()
-            os.fsync(part.fileno())
-            Path(part.name).replace(file)
-        except BaseException:
-            Path(part.name).unlink(missing_ok=True)
-            raise

@@ -7,6 +7,7 @@ from collections import Counter
 from typing import Any
 
 from hub_fusion.errors import RecipeError
+from hub_fusion.publish.card_likelihoods import likelihood_table
 from hub_fusion.publish.card_scores import Standing
 from hub_fusion.publish.front_matter import sane_root
 from hub_fusion.publish.markdown import (
@@ -71,6 +72,7 @@ class Facts:
             "older": older,
             "history_note": standing.note(),
             "tasks": standing.tasks(),
+            "likelihoods": likelihood_table(record),
             "credits": self.credits(),
             "refused": self.refused(),
             "thanks": self.thanks(),
@@ -194,7 +196,7 @@ class Facts:
     def limits(self) -> list[str]:
         sentences = (
             ["Made as a starting point for finetuning; measured as such, on the tasks above only."]
-            if (self.standing.note())
+            if self.standing.note() or likelihood_table(self.record)
             else ["Made as a starting point for finetuning; not measured."]
         )
         worse = self.standing.worse()

@@ -13,7 +13,7 @@ from hub_fusion.weights.remote import ADAPTER
 if TYPE_CHECKING:
     from huggingface_hub import EvalResult, ModelCardData
 
-PROTOCOLS = {"probe": "linear probe", "fewshot": "few-shot finetuning"}
+PROTOCOLS = {"probe": "linear probe", "fewshot": "few-shot finetuning", "finetune": "full finetuning"}
 _WORD = re.compile(r"[A-Za-z0-9][\w.+-]{0,63}", re.ASCII)
 _TAG = re.compile(r"[A-Za-z0-9][\w.:+/ -]{0,63}", re.ASCII)
 _LANGUAGE = re.compile(r"[a-z]{2,3}(-[A-Za-z0-9]{2,8})*|code|multilingual")

@@ -120,6 +120,39 @@ def test_only_the_protocols_named_in_the_recipe_decide() -> None:
     assert judge(candidate, parent, None, Gate(), 1).candidate == pytest.approx(0.5)
 
 
+def with_likelihoods(scores: Scores, **values: float) -> Scores:
+    """The scores with gate means of log-likelihoods."""
+    common = {"task": None, "role": "gate", "examples": 9, "per_seed": ()}
+    apart = tuple(Score.model_construct(mean=v, low=v, high=v, protocol=p, **common) for p, v in values.items())
+    return scores.model_copy(update={"likelihoods": apart})
+
+
+def test_likelihoods_decide_only_where_they_are_named_or_perplexity_is_all_there_is() -> None:
+    """LogME is a rough guide; and a mean of accuracies and nats would be a mean of nothing."""
+    candidate, parent = with_likelihoods(scores(0.8), logme=-9, perplexity=-9), with_likelihoods(
+        scores(0.8), logme=-1, perplexity=-3)  # fmt: skip
+    assert judge(candidate, parent, None, Gate(), 1).accepted
+    assert not judge(candidate, parent, None, Gate(protocols=("logme",)), 1).accepted
+    nothing = Scores(suite=SUITE, weights_sha256=WEIGHTS)
+    worse, better = (with_likelihoods(nothing, perplexity=v, logme=0.0) for v in (-3.03, -3.0))
+    assert not judge(worse, better, None, Gate(epsilon=0.02), 1).accepted
+    assert judge(better, worse, None, Gate(epsilon=0.0, require_tasks=False), 1).candidate == -3.0
+    assert judge(worse, better, None, Gate(epsilon=0.04), 1).accepted
+    with pytest.raises(RecordError, match="no score"):
+        judge(with_likelihoods(nothing, logme=0.0), with_likelihoods(nothing, logme=0.0), None, Gate(), 1)
+
+
+def test_the_best_generation_by_likelihood_is_sought_among_likelihoods() -> None:
+    parent = with_likelihoods(Scores(suite=SUITE, weights_sha256=WEIGHTS), perplexity=-3.0)
+    entries = tuple(
+        IndexEntry(id=str(n), status="published", generation=n, created_at=now(), suite=SUITE,
+                   likelihoods=with_likelihoods(parent, perplexity=value).likelihoods)
+        for n, value in enumerate((-3.5, -2.9, -3.0))
+    )  # fmt: skip
+    index = Index(base="a/b", updated_at=now(), entries=entries)
+    assert best_so_far(index, parent, Gate()) == -2.9
+
+
 @pytest.mark.parametrize("damaged", [math.nan, math.inf, -math.inf])
 def test_numbers_that_are_not_finite_never_pass(damaged: float) -> None:
     for arguments in [

@@ -10,14 +10,16 @@ import numpy as np
 import pytest
 
 from hub_fusion.errors import RecipeError, WeightsError
-from hub_fusion.evaluate import suite as suite_module
+from hub_fusion.evaluate.features import extract_features
 from hub_fusion.evaluate.fewshot import finetune
+from hub_fusion.evaluate.kept import read_cache
 from hub_fusion.evaluate.models import load_body, load_classifier, load_encode, quiet
-from hub_fusion.evaluate.probe import choose_subset, extract_features
-from hub_fusion.evaluate.scores import Measurement, compare
+from hub_fusion.evaluate.probe import choose_subset
+from hub_fusion.evaluate.scores import Measurement, compare, compare_likelihoods
 from hub_fusion.evaluate.suite import measure, suite_id
 from hub_fusion.evaluate.tasks import load_task
 from hub_fusion.recipe import Pooling, Task
+from hub_fusion.records import Score
 
 from .conftest import make_vit, settings, write_images, write_texts
 
@@ -29,6 +31,11 @@ def equal(one: Measurement, other: Measurement) -> bool:
     return same and all(np.array_equal(m, other.correct[k]) for k, m in one.correct.items())
 
 
+def timeless(measurement: Measurement) -> list[Score]:
+    """The scores of tasks, without how long they took."""
+    return [score.model_copy(update={"seconds": 0.0}) for score in measurement.scores.tasks]
+
+
 @pytest.mark.parametrize("kind", ["image", "text"])
 def test_a_checkpoint_measured_twice_differs_from_itself_by_nothing(kind: str, request: pytest.FixtureRequest) -> None:
     import torch
@@ -37,7 +44,7 @@ def test_a_checkpoint_measured_twice_differs_from_itself_by_nothing(kind: str, r
     first = measure(folder, settings(task), weights_sha256=A)
     torch.rand(7)  # the caller's random state must not matter
     second = measure(folder, settings(task), weights_sha256=A)
-    assert equal(first, second) and first.scores.tasks == second.scores.tasks
+    assert equal(first, second) and timeless(first) == timeless(second)
     assert {(k[1], k[2]) for k in first.correct} == {(r, p) for r in ("gate", "report") for p in ("probe", "fewshot")}
     assert all((d.mean, d.low, d.high) == (0, 0, 0) for d in compare(first, second))
     assert first.scores.mean("gate", "probe") > 1.2 / (3 if kind == "image" else 2)  # both tasks are easy
@@ -130,27 +137,55 @@ def test_a_cache_hit_gives_the_same_measurement_without_work(images: Path, vit: 
     said: list[str] = []
     asked = settings(images)
     first = measure(vit, asked, weights_sha256=A, cache=tmp_path, progress=said.append)
-    assert len(said) == 3  # one probe, two seeds
+    assert len(said) == 4  # a probe and its features, two seeds
     second = measure(tmp_path / "not read", asked, weights_sha256=A, cache=tmp_path, progress=said.append)
-    assert len(said) == 3 and equal(first, second) and first.scores == second.scores
-    assert [file.suffix for file in tmp_path.iterdir()] == [".npz"]
+    assert len(said) == 4 and equal(first, second) and first.scores == second.scores
+    assert {file.suffix for file in tmp_path.rglob("*") if file.is_file()} == {".npz"}
     with pytest.raises(WeightsError):  # other weights, other entry
         measure(tmp_path / "not read", asked, weights_sha256=B, cache=tmp_path)
+
+
+def test_a_score_tells_what_it_cost(images: Path, vit: Path, tmp_path: Path) -> None:
+    """40 training examples, of which the probe takes 20 and few-shot 12 twice over, for each of two seeds."""
+    scores = measure(vit, settings(images, logme={"examples": 30}), weights_sha256=A, cache=tmp_path).scores
+    shown = {(s.protocol, s.role): s.shown for s in (*scores.tasks, *scores.likelihoods) if s.task}
+    assert shown == {
+        (p, r): n for p, n in {"probe": 40, "fewshot": 48, "logme": 60}.items() for r in ("gate", "report")
+    }
+    assert all(0 < s.seconds <= scores.seconds for s in scores.tasks) and scores.means[0].seconds > 0
+
+
+def test_likelihoods_stay_apart_from_accuracies(images: Path, vit: Path, tmp_path: Path) -> None:
+    """Readers of records, old ones too, take every score for an accuracy between 0 and 1."""
+    asked = settings(images, logme={"examples": 30}, fewshot=None)
+    first = measure(vit, asked, weights_sha256=A, cache=tmp_path)
+    other = measure(make_vit(tmp_path / "other", seed=5), asked, weights_sha256=B)
+    again = measure(tmp_path / "not read", asked, weights_sha256=A, cache=tmp_path)
+    assert first.scores == again.scores
+    assert {s.protocol for s in (*first.scores.tasks, *first.scores.means)} == {"probe"}
+    assert {(s.protocol, s.examples, s.task) for s in first.scores.likelihoods} == {
+        ("logme", 1, "quadrants"), ("logme", 1, None),
+    }  # fmt: skip
+    assert [d.protocol for d in compare(first, other)] == ["probe", "probe"]
+    changes = compare_likelihoods(other, first)
+    assert [(d.protocol, d.role) for d in changes] == [("logme", "gate"), ("logme", "report")]
+    assert changes[0].mean == pytest.approx(other.scores.mean("gate", "logme") - first.scores.mean("gate", "logme"))
+    assert all((d.mean, d.low, d.high) == (0, 0, 0) for d in compare_likelihoods(first, again))
 
 
 def test_a_damaged_cache_file_is_made_anew(images: Path, vit: Path, tmp_path: Path) -> None:
     asked = settings(images, fewshot=None, seeds=1)
     first = measure(vit, asked, weights_sha256=A, cache=tmp_path)
-    (file,) = tmp_path.iterdir()
+    (file,) = tmp_path.glob("*.npz")
     whole = file.read_bytes()
     flipped = bytearray(whole)
     flipped[len(whole) // 3] ^= 0xFF
     measure(vit, asked, weights_sha256=B, cache=tmp_path)
-    (other,) = set(tmp_path.iterdir()) - {file}
+    (other,) = set(tmp_path.glob("*.npz")) - {file}
     for damage in (b"", b"PK\x03\x04", whole[: len(whole) // 2], bytes(flipped), other.read_bytes()):
         file.write_bytes(damage)
         assert equal(measure(vit, asked, weights_sha256=A, cache=tmp_path), first)
-        assert file.read_bytes()[:4] == b"PK\x03\x04" and suite_module._read_cache(file, _header(first)) is not None
+        assert file.read_bytes()[:4] == b"PK\x03\x04" and read_cache(file, _header(first)) is not None
 
 
 def _header(measurement: Measurement) -> dict[str, str]:

@@ -17,7 +17,7 @@ from markdown_it import MarkdownIt
 from hub_fusion.publish.card import TEMPLATES, example, notes_of, render_card
 from hub_fusion.publish.lineage import append, root_index
 from hub_fusion.publish.markdown import code, duration, fence, md, percent, plain, table
-from hub_fusion.records import Credit, Generation, Index, IndexEntry, Refusal, Score
+from hub_fusion.records import Credit, Difference, Generation, Index, IndexEntry, Refusal, Score, Scores
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "lineage"
 PARSER = MarkdownIt("commonmark", {"html": True}).enable("table")
@@ -370,3 +370,28 @@ def test_thanks_name_two_hundred_and_count_the_others() -> None:
     many = {f"person-{n:03}": 1 for n in range(300)}
     card = render_card(record, index.model_copy(update={"contributors": many}), license="mit")
     assert "and 113 more." in card
+
+
+def test_likelihoods_are_shown_in_nats_and_never_as_percent() -> None:
+    record, index = golden()
+    assert record.candidate_scores and record.parent_scores
+    common = {"role": "report", "protocol": "perplexity", "examples": 40}
+    ours, theirs = (
+        tuple(Score(mean=m, low=m - 0.01, high=m + 0.01, task=t, **common) for t in ("news", None))
+        for m in (-3.25, -3.5)
+    )
+    change = Difference(mean=0.25, low=0.2, high=0.3, role="report", protocol="perplexity")
+    measured = record.model_copy(update={
+        "candidate_scores": record.candidate_scores.model_copy(update={"likelihoods": ours}),
+        "parent_scores": record.parent_scores.model_copy(update={"likelihoods": theirs}),
+        "likelihood_differences": (change,),
+    })  # fmt: skip
+    card, before = render_card(measured, index, license=None), render_card(record, index, license=None)
+    assert (
+        "| news | report | perplexity | −3.5000 (−3.5100 to −3.4900) | −3.2500 (−3.2600 to −3.2400) | +0.2500 |" in card
+    )
+    assert "| mean | report | perplexity |" in card and "+0.2500 (+0.2000 to +0.3000) |" in card
+    assert card.replace(card[card.index("In nats") : card.index("## Who made it")], "") == before
+    alone = Scores(suite=record.candidate_scores.suite, weights_sha256="7" * 64, likelihoods=ours)
+    unmeasured = measured.model_copy(update={"candidate_scores": alone, "parent_scores": None})
+    assert "## Evaluation\n\nIn nats" in render_card(unmeasured, index, license=None)
