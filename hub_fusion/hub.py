@@ -35,6 +35,7 @@ T = TypeVar("T")
 RETRIES = 4
 PATIENCE_S = 20.0  # no further try after so long: some of the client's calls have waited and tried again themselves
 LIMITED_S = 600.0  # waited at most for rate limits to end, where the Hub says when: its windows have five minutes
+SILENCE_S = 300.0  # after which a Hub that has taken a request and says nothing counts as unreachable
 COMMIT = re.compile("[0-9a-f]{40}")
 LIST_FIELDS = [
     "author",
@@ -369,6 +370,7 @@ class Hub:
 
         name = "/".join(part for part in what if part) or "the request"
         try:
+            _end_silence()
             return call()
         except (errors.RemoteEntryNotFoundError, errors.RevisionNotFoundError, errors.RepositoryNotFoundError) as error:
             raise RepoMissing(f"{name} is not on {self.endpoint}, or this token may not see it") from error
@@ -394,6 +396,15 @@ class Hub:
             words = f"{self.endpoint} answers {response.status_code} ({name}): {text}{later}"
             return HubUnreachable(words, retry_after_s=after, refused=response.status_code == 429)
         return HubError(f"{self.endpoint} answers {response.status_code} ({name}): {text}")
+
+
+def _end_silence() -> None:
+    """Give the client of this process, which would wait for ever, a limit, unless somebody has given it one."""
+    from huggingface_hub.utils import get_session, httpx
+
+    client = get_session()
+    if client.timeout == httpx.Timeout(None):
+        client.timeout = httpx.Timeout(SILENCE_S)
 
 
 def _retry_after_s(status: int, headers: Mapping[str, str]) -> float | None:

@@ -152,6 +152,28 @@ def test_a_stale_hub_does_not_make_a_second_generation_of_the_same(ready: World,
     assert_published_once(ready, untouched)
 
 
+def test_a_hub_that_takes_requests_and_never_answers_is_unreachable(
+    ready: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The client by itself would wait for ever, and a watcher with it. A limit that a program has set is left alone."""
+    from huggingface_hub import close_session
+    from huggingface_hub.utils import get_session
+
+    monkeypatch.setattr("hub_fusion.hub.SILENCE_S", 0.5)
+    monkeypatch.setattr("hub_fusion.hub.RETRIES", 1)
+    close_session()
+    try:
+        ready.hub.faults.set([{"route": "refs", "kind": "timeout", "seconds": 600}])
+        with pytest.raises(HubUnreachable, match="does not answer"):
+            ready.maintainer.tags(BASE)
+        assert len(ready.hub.faults.log) == 2
+        get_session().timeout = 7
+        ready.hub.faults.set(None)
+        assert ready.tags() == {} and get_session().timeout.read == 7
+    finally:
+        close_session()
+
+
 def test_downloads_survive_cut_and_dropped_answers(ready: World, tmp_path: Path) -> None:
     """In whole files and in ranges; what arrives is what is there."""
     hub = Hub(ready.hub.url, ready.tokens["acme"], tmp_path)
