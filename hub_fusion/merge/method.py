@@ -27,7 +27,7 @@ PASSES = frozenset({"keep", "gram"})  # need every element of the tensor before 
 SHARE, POSITIVE = (0.0, 1.0), (0.0, math.inf)
 RANGES = {  # of options that mean the same in every method
     "alpha": SHARE, "beta": SHARE, "common": SHARE, "density": SHARE, "gamma": SHARE, "select": SHARE,
-    "trim": (0.0, 0.5), "floor": POSITIVE, "ridge": POSITIVE, "iterations": POSITIVE,
+    "trim": (0.0, 0.5), "floor": POSITIVE, "ridge": POSITIVE, "cap": POSITIVE, "iterations": POSITIVE,
 }  # fmt: skip
 
 

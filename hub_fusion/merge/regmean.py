@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from hub_fusion.errors import MergeError
 from hub_fusion.merge import merge_method
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 @merge_method("RegMean", source="https://arxiv.org/abs/2212.09849", judged="seen-task", by_rows=True)
 def regmean(
     deltas: torch.Tensor, weights: torch.Tensor, *, activations: torch.Tensor | None, alpha: float = 0.9,
-    ridge: float = 1e-6,
+    ridge: float = 1e-6, normalise: Literal["trace", "none"] = "trace", missing: Literal["refuse", "pool"] = "refuse",
 ) -> torch.Tensor:  # fmt: skip
     """The matrix whose outputs are closest to those of every finetune on its own inputs (Jin et al. 2023).
 
@@ -24,6 +24,9 @@ def regmean(
     to 0.1 where models are less robust, 1 for none). Before that `ridge` times the mean diagonal element is added to
     each diagonal: inputs that no token reached get the weighted mean, and fewer tokens than inputs do no harm. Tensors
     without Gram matrices (biases, norms, embeddings) get the weighted mean. float64, Cholesky.
+    `normalise`: each matrix comes divided by its mean diagonal element ("trace"), so that nobody wins by scaling it.
+    That loses what the authors keep ("none"): whose inputs are longer counts for more in that layer.
+    `missing`: contributions without statistics are an error ("refuse"), or get the mean of the others' ("pool").
     Example: deltas [[[2]], [[4]]] with G [[[3]], [[1]]] and equal weights give [[2½]].
     Not covered: RegMean++, whose inputs come from the merged layers below; it needs data when merging.
     """

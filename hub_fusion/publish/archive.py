@@ -13,8 +13,8 @@ from hub_fusion.errors import RepoMissing, WeightsError
 from hub_fusion.hub import FileInfo, Hub
 from hub_fusion.records import Credit, files_identity
 from hub_fusion.weights.checkpoint import INDEX
-from hub_fusion.weights.deltas import STATISTICS
 from hub_fusion.weights.remote import ADAPTER, ADAPTER_CONFIG, weight_files
+from hub_fusion.weights.statistics import STATISTICS
 
 MANIFEST = "archive.json"
 EXTRA = f"fusion/{STATISTICS}"

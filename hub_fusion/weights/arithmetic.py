@@ -20,6 +20,7 @@ from hub_fusion.weights import kernels
 from hub_fusion.weights.checkpoint import Checkpoint
 from hub_fusion.weights.codec import STORED, is_finite, narrow, widen
 from hub_fusion.weights.cuts import Cut, find_cuts
+from hub_fusion.weights.deltas import Deltas
 from hub_fusion.weights.reading import Array, Origins, Reader, gram_of
 from hub_fusion.weights.schedule import BUNDLE_ELEMENTS
 from hub_fusion.weights.strips import fuse_strips
@@ -179,26 +180,33 @@ class Arithmetic(Reader):
         for kind in STATISTICS & work.asked:
             found = self.statistics(work, kind, start, stop)
             inputs[kind] = None if found is None else torch.from_numpy(found)
-        merged = self.formula(tensors, torch.from_numpy(work.weights), **inputs)
+        merged = self.formula(tensors.mT if work.turned else tensors, torch.from_numpy(work.weights), **inputs)
+        merged = merged.mT if work.turned else merged
         return merged.to(torch.float32).reshape(-1).contiguous().numpy()
 
     def statistics(self, work: TensorWork, kind: str, start: int, stop: int) -> Array | None:
         """What contributors computed beside their weights; None unless all of them did for this tensor.
 
         ``fisher``: float32 (contributions, rows, …), rows [start, stop) of the diagonal, divided by the whole model's
-        norm; ``activations``: float32 (contributions, columns, columns), Gram matrices of the layer's inputs.
+        norm; ``activations``: float32 (contributions, inputs, inputs), Gram matrices of the layer's inputs. Where the
+        option `missing` is "pool", who has none gets the mean of those who have.
         """
-        found = []
-        for d in work.taking:
-            name = d.statistic(kind, work.name)
-            if name is None or d.statistics is None:
-                return None
-            if kind == "fisher":
-                rows = self.wide(d.statistics, name, *work.range(start, stop), "fisher").astype(np.float32)
-                found.append(rows.reshape(work.shape(start, stop)) / np.float32(self.norms[d.source.key]))
-            else:
-                found.append(self.whole(d.statistics, name))
-        return np.stack(found)
+        found = [self._statistic(d, work, kind, start, stop) for d in work.taking]
+        there: list[Array] = [values for values in found if values is not None]
+        if not there or (len(there) < len(found) and self.formula.settings.get("missing") != "pool"):
+            return None
+        mean = there[0] if len(there) == len(found) else np.asarray(np.mean(there, axis=0, dtype=np.float32))
+        return np.stack([mean if values is None else values for values in found])
+
+    def _statistic(self, d: Deltas, work: TensorWork, kind: str, start: int, stop: int) -> Array | None:
+        name = d.statistic(kind, work.name)
+        if name is None or d.statistics is None:
+            return None
+        if kind == "activations":
+            return d.statistics.gram(name, self.whole, by_trace=self.formula.settings.get("normalise") == "trace")
+        rows = self.wide(d.statistics.files, f"fisher/{name}", *work.range(start, stop), "fisher").astype(np.float32)
+        scaled: Array = rows.reshape(work.shape(start, stop)) / np.float32(self.norms[d.source.key])
+        return scaled
 
     # what must be known of a whole tensor before its first block --------------------------------------------------
     def preparations(self, work: TensorWork) -> list[Callable[[], None]]:

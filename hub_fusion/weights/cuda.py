@@ -114,7 +114,11 @@ class TorchArithmetic(Arithmetic):
         for kind in STATISTICS & work.asked:
             found = self.statistics(work, kind, *rows)
             inputs[kind] = None if found is None else torch.from_numpy(found).to(self.device)
-        merged = self.formula(deltas.reshape(shape), torch.from_numpy(work.weights).to(self.device), **inputs)
+        shaped = deltas.reshape(shape)
+        merged = self.formula(
+            shaped.mT if work.turned else shaped, torch.from_numpy(work.weights).to(self.device), **inputs
+        )
+        merged = merged.mT if work.turned else merged
         return merged.to(torch.float32).reshape(-1)
 
     def _keep(self, pieces: Sequence[Piece], deltas: torch.Tensor) -> torch.Tensor:

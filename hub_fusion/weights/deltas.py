@@ -18,12 +18,12 @@ from hub_fusion.errors import WeightsError
 from hub_fusion.weights.adapter import Target, load_change, plan_adapter, read_lora_config
 from hub_fusion.weights.checkpoint import FLOATS, SINGLE, Checkpoint
 from hub_fusion.weights.names import is_buffer, kind_of, match_names, memory_names
+from hub_fusion.weights.statistics import Statistics
 
 if TYPE_CHECKING:
     from hub_fusion.weights.adapter import Change
     from hub_fusion.weights.places import Place
 
-STATISTICS = "statistics.safetensors"  # in the folder fusion/ of a contribution
 STACKS = 4  # factors: of the two parameters that a layer's experts have
 Opener = Callable[..., Checkpoint]  # (place, file name) → checkpoint; the same one for the same place
 
@@ -78,7 +78,7 @@ class Deltas:
             met = match_names(base, self.files)
             self.names, self.notes = met.names, met.notes
             self.used = {name for name in self.names.values() if name}
-        self.statistics = _open_statistics(source.folder)
+        self.statistics = Statistics.open(source.folder)
         # a head its generation was published without
         self.new_tensors = {n for n in self.names if n not in self.origin}
         self._changes: dict[str, Change] = {}
@@ -93,12 +93,8 @@ class Deltas:
         return kind_of(name) == "body" or (name in self.names and name not in self.new_tensors)
 
     def statistic(self, kind: str, name: str) -> str | None:
-        """The tensor of the statistics that belongs to one of the base's, if there is one: ``KIND/NAME``.
-
-        NAME is the contribution's own name of the tensor.
-        """
-        known = f"{kind}/{self.names.get(name) or name}"
-        return known if self.statistics is not None and known in self.statistics else None
+        """The NAME of the statistics that belong to one of the base's tensors, if there are any (see statistics.py)."""
+        return self.statistics.find(kind, self.names.get(name) or name) if self.statistics else None
 
     def change(self, name: str, read: Callable[[str], Any]) -> Change | None:
         """What an adapter's factors make of a tensor, if they do; they are read once, by whoever comes first."""
@@ -126,14 +122,6 @@ class Deltas:
 def open_checkpoint(place: Place, name: str = SINGLE) -> Checkpoint:
     """The checkpoint in a folder, or of a commit on the Hub. Raises WeightsError."""
     return Checkpoint.open(place, name) if isinstance(place, Path) else place.open(name)
-
-
-def _open_statistics(folder: Place) -> Checkpoint | None:
-    """What a contributor computed beside the weights, if anything; from folders only."""
-    if not isinstance(folder, Path):
-        return None
-    place = folder / "fusion"
-    return Checkpoint.open(place, STATISTICS) if (place / STATISTICS).is_file() else None
 
 
 def row_blocks(rows: int, columns: int, budget: int) -> list[tuple[int, int]]:

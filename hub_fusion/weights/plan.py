@@ -22,6 +22,7 @@ from hub_fusion.weights.journal import plan_id
 from hub_fusion.weights.kinds import quantized_names
 from hub_fusion.weights.names import LEFT_OUT, kind_of, some
 from hub_fusion.weights.residual import open_residual, plan_residual
+from hub_fusion.weights.statistics import check, turned_names
 from hub_fusion.weights.writer import plan_layout
 
 if TYPE_CHECKING:
@@ -62,6 +63,7 @@ class OpenPlan:
     kept: dict[str, list[TensorSpec]] = field(default_factory=dict)  # the same of the residual that is written
     residual: Checkpoint | None = None  # of the base
     added: dict[str, int] = field(default_factory=dict)  # tensor → rows of tokens that the base lacks
+    turned: frozenset[str] = frozenset()  # linear layers' weights that are stored (in, out), where the method asks
 
     @cached_property
     def specs(self) -> list[TensorSpec]:
@@ -85,7 +87,7 @@ class OpenPlan:
                 d.source.weight,
                 d.source.scale,
                 repr(sorted(d.targets.items())),
-                *map(identity, filter(None, (d.files, d.origin, d.statistics))),
+                *map(identity, (d.files, d.origin, *([d.statistics.files] if d.statistics else []))),
             ]
             for d in self.deltas
         ]
@@ -111,13 +113,14 @@ def open_plan(plan: FusePlan) -> OpenPlan:
         raise faults[0]
     if faults:
         raise WeightsError(f"{len(faults)} contributions do not fit: " + "; ".join(map(str, faults)))
-    _check_statistics(formula, opened)
+    turned = turned_names(plan.base, base) if "activations" in formula.method.inputs else frozenset[str]()
+    _check_statistics(formula, opened, turned)
     dropped = tuple(sorted(n for n in base if plan.heads == "drop" and kind_of(n) == "task"))
     added = plan_added(base, opened, dropped, plan.base) if plan.vocab == "keep" else {}
     layout = plan_layout(base, dropped, plan.dtype, added)
     kept = plan_residual(layout) if plan.residual else {}
     return OpenPlan(plan, formula, base, opened, dropped, layout, kept,
-                    open_residual(base, plan.base), added)  # fmt: skip
+                    open_residual(base, plan.base), added, turned)  # fmt: skip
 
 
 def identity(checkpoint: Checkpoint) -> list[Any]:
@@ -165,23 +168,26 @@ def memory_bytes(works: list[TensorWork], threads: int = 1) -> int:
     return PROGRAM_BYTES + 4 * (threads * largest + 2 * factors)
 
 
-def _check_statistics(formula: BoundMethod, opened: list[Deltas]) -> None:
-    """A method that asks for statistics needs some from everybody; shapes are those of the tensors they belong to."""
-    for kind in sorted(formula.method.inputs & STATISTICS):
-        lacking = [d.source.key for d in opened if not any(n.startswith(f"{kind}/") for n in d.statistics or ())]
+def _check_statistics(formula: BoundMethod, opened: list[Deltas], turned: frozenset[str]) -> None:
+    """A method that asks for statistics needs some from everybody, unless its option `missing` says otherwise.
+
+    Shapes are those of the tensors they belong to.
+    """
+    kinds = sorted(formula.method.inputs & STATISTICS)
+    for kind in kinds if formula.settings.get("missing") != "pool" else ():
+        lacking = [d.source.key for d in opened if not (d.statistics and d.statistics.has(kind))]
         if lacking:
             raise WeightsError(f"{formula.method.name} needs {kind} statistics (fusion/statistics.safetensors) of "
-                               f"every contribution; {', '.join(lacking[:5])} have none: fuse by mean")  # fmt: skip
-        for d in opened:
-            for own in d.names:
-                name = d.statistic(kind, own)
-                if name is None or d.statistics is None:
-                    continue
-                shape, found = d.origin[own].shape if own in d.origin else (), d.statistics[name]
-                wanted = shape if kind == "fisher" else (shape[-1], shape[-1]) if len(shape) == 2 else None
-                if found.shape != wanted or found.dtype not in FLOATS:
-                    raise WeightsError(f"{d.source.key}: the statistics {name} are {found.dtype} {list(found.shape)}; "
-                                       f"{own} has the shape {list(shape)}: compute them again")  # fmt: skip
+                               f"every contribution; {', '.join(lacking[:5])} have none: compute them (hub-fusion "
+                               "statistics), set the option missing to pool, or fuse by mean")  # fmt: skip
+    for d in opened if kinds else ():
+        if d.statistics is not None:
+            own = {n: d.names.get(n) or n for n in d.origin}
+            shapes = {o: d.files[o].shape if o in d.files else d.origin[n].shape for n, o in own.items()}
+            try:
+                check(d.statistics.files, d.statistics.shared, shapes, {own[n] for n in turned if n in own})
+            except WeightsError as error:
+                raise WeightsError(f"{d.source.key}: {error}") from None
 
 
 def _check(plan: FusePlan, sources: list[Source], formula: BoundMethod) -> None:

@@ -74,11 +74,12 @@ def _spread(works: Sequence[TensorWork], contributions: Sequence[Deltas], cuts: 
 
 def _norm(arithmetic: Arithmetic, contribution: Deltas) -> float:
     """The L2 norm of a contribution's whole Fisher information."""
-    statistics, total = contribution.statistics, 0.0
-    assert statistics is not None
-    for name in (n for n in statistics if n.startswith("fisher/")):
-        values = arithmetic.whole(statistics, name)
+    if contribution.statistics is None:
+        return 1.0
+    files, total = contribution.statistics.files, 0.0
+    for name in (n for n in files if n.startswith("fisher/")):
+        values = arithmetic.whole(files, name)
         if not np.isfinite(values).all() or (values < 0).any():
-            raise WeightsError(f"{statistics.folder}: {name} must be finite and not negative: compute it again")
+            raise WeightsError(f"{files.folder}: {name} must be finite and not negative: compute it again")
         total += float((values.astype(np.float64) ** 2).sum())
     return float(total**0.5) or 1.0

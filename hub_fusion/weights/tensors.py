@@ -43,6 +43,7 @@ class TensorWork:
         self.asked: frozenset[str] = frozenset()
         self.cuts: list[tuple[Cut, Cut]] = [(Cut.NONE, Cut.ALL)] * len(taking)
         self.gram: np.ndarray | None = None
+        self.turned = False  # a linear layer's weight stored (in, out): methods that know its inputs see (out, in)
         self.added: list[tuple[Deltas, str]] = []  # of rows that the base lacks: who has them, and as which tensor
         self._uniform: bool | None = None
         self.ready = threading.Event()  # all preparations are done
@@ -119,6 +120,8 @@ def works_of(opened: OpenPlan, elements: int) -> list[TensorWork]:
 
     works = [TensorWork.of(opened.plan, number, spec, opened.base, opened.deltas, opened.formula, elements)
              for number, spec in enumerate(opened.specs)]  # fmt: skip
+    for work in works:
+        work.turned = work.name in opened.turned
     longer = [spec for spec in opened.specs if spec.name in opened.added]
     return works + [AddedRows(len(works) + number, spec, opened.base, opened.deltas, MOST)
                     for number, spec in enumerate(longer)]  # fmt: skip

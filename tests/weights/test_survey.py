@@ -112,7 +112,8 @@ def test_activations_reach_regmean_and_their_shapes_are_checked(tmp_path: Path) 
     random = torch.Generator().manual_seed(2)
     grams = []
     sources = tuple(Source(folder.name, folder, base) for folder in folders)
-    plan = FusePlan(base, tmp_path / "out", sources, "regmean", {"alpha": 1.0, "ridge": 0.0})
+    plan = FusePlan(base, tmp_path / "out", sources, "regmean",
+                    {"alpha": 1.0, "ridge": 0.0, "normalise": "none"})  # fmt: skip
     with pytest.raises(WeightsError, match=r"regmean needs activations statistics .* f0, f1 have none"):
         fuse(plan, Compute())
     for folder in folders:
