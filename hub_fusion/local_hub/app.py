@@ -47,6 +47,7 @@ from hub_fusion.local_hub import (
     refs,
     repos,
     schedules,
+    settings,
     short_names,
     side,
     space_values,
@@ -67,8 +68,8 @@ from hub_fusion.local_hub.wire import WireApp
 
 log = logging.getLogger(__name__)
 TOPICS = (side, git, validate, webhooks, hardware, jobs, schedules, spaces, space_values, buckets, duplicates, repos,
-          access, listing, refs, browse, preupload, commits, discussions, lfs, lfs_files, multipart, people, owned,
-          curation, xet_read, xet, info, files, unserved)  # fmt: skip
+          settings, access, listing, refs, browse, preupload, commits, discussions, lfs, lfs_files, multipart, people,
+          owned, curation, xet_read, xet, info, files, unserved)  # fmt: skip
 SPOOL_IN_MEMORY = 4 * 2**20
 NO_NAMESPACE = short_names.pattern(
     {r.path.removeprefix(f"{repo}/").split("/")[0] for topic in TOPICS for r in topic.ROUTES

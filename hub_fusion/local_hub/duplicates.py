@@ -12,7 +12,8 @@ from hub_fusion.local_hub import events, history, spaces
 from hub_fusion.local_hub.call import API_REPO, Call, Route, answer
 from hub_fusion.local_hub.db import now_ms
 from hub_fusion.local_hub.errors import HubError, sign_in_first
-from hub_fusion.local_hub.repos import check_name, insert, namespace, text, visibility
+from hub_fusion.local_hub.repos import check_name, insert, namespace, text
+from hub_fusion.local_hub.settings import visibility
 from hub_fusion.local_hub.store import URL_PREFIX, Repo
 
 LED_TO = """
@@ -47,8 +48,9 @@ def duplicate(call: Call) -> Response:
         body = {"url": f"{call.base}/{URL_PREFIX[source.kind]}{full_name}", "filesCopyPending": False}
         if call.store.find_repo(con, source.kind, full_name) is not None:
             raise HubError(409, f"You already created this {source.kind} repo: {full_name}", body=body)
-        asked = any(request.get(key) is not None for key in ("visibility", "private"))
-        private = visibility(request, source.kind) if asked else source.private
+        private = visibility(request, source.kind)
+        if private is None:
+            private = source.private
         repo_id = insert(
             con, source.kind, full_name, owner=owner["id"], private=private, sdk=source.sdk, creator=call.user.id
         )

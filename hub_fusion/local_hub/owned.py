@@ -8,7 +8,7 @@ from starlette.responses import Response
 from hub_fusion.local_hub.call import Call, Route, answer
 from hub_fusion.local_hub.db import iso
 from hub_fusion.local_hub.errors import HubError, sign_in_first
-from hub_fusion.local_hub.repos import VISIBILITIES
+from hub_fusion.local_hub.settings import VISIBILITIES
 from hub_fusion.local_hub.store import Repo
 from hub_fusion.local_hub.users import User, may_see
 

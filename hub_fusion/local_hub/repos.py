@@ -8,14 +8,14 @@ from typing import Any
 from starlette.responses import PlainTextResponse, Response
 
 from hub_fusion.local_hub import attributes, events, history, lineage, spaces, trees
-from hub_fusion.local_hub.call import API_REPO, Call, Route, answer
+from hub_fusion.local_hub.call import Call, Route, answer
 from hub_fusion.local_hub.db import new_hex_id, now_ms
 from hub_fusion.local_hub.errors import HubError, repo_not_found, sign_in_first
+from hub_fusion.local_hub.settings import visibility
 from hub_fusion.local_hub.store import URL_PREFIX, Repo
 from hub_fusion.local_hub.users import check_can_write, may_see, may_write_to
 
 REPO_NAME = re.compile(r"[A-Za-z0-9_][\w.-]{0,95}", re.ASCII)
-VISIBILITIES = {"public": 0, "private": 1, "protected": 2}  # of a protected Space the app is public: none runs here
 
 
 def create(call: Call) -> Response:
@@ -32,7 +32,7 @@ def create(call: Call) -> Response:
     name = check_name(request.get("name"))
     with call.store.blobs.guard(), call.store.db.write() as con:
         owner = namespace(con, call, request.get("organization") or user.name)
-        if "private" not in request and "visibility" not in request:
+        if private is None:
             private = owner["private_default"]
         full_name = f"{owner['name']}/{name}"
         body = {"url": f"{call.base}/{URL_PREFIX[kind]}{full_name}", "name": full_name}
@@ -122,65 +122,6 @@ def move(call: Call) -> Response:
     return answer({"url": f"{call.base}/{URL_PREFIX[kind]}{full_name}"})
 
 
-def settings(call: Call) -> Response:
-    """Change visibility, gating, and whether there are discussions; answers with all as they are now."""
-    request = call.json()
-    changes: dict[str, Any] = {}
-    if "visibility" in request or "private" in request:
-        changes["private"] = visibility(request, call.kind)
-    if "gated" in request:
-        if request["gated"] not in ("auto", "manual", False):
-            raise HubError(400, '"gated" must be "auto", "manual" or false.')
-        changes["gated"] = request["gated"] or None
-    if "discussionsDisabled" in request:
-        if not isinstance(request["discussionsDisabled"], bool):
-            raise HubError(400, '"discussionsDisabled" must be true or false.')
-        changes["discussions"] = not request["discussionsDisabled"]
-    echoed = _notifications(request)
-    with call.store.db.write() as con:
-        repo = call.writable_repo(con)
-        if "private" in changes:
-            con.execute("UPDATE repos SET private=? WHERE id=?", (changes["private"], repo.id))
-        if "gated" in changes:
-            con.execute("UPDATE repos SET gated=? WHERE id=?", (changes["gated"], repo.id))
-        if "discussions" in changes:
-            con.execute("UPDATE repos SET discussions=? WHERE id=?", (changes["discussions"], repo.id))
-        repo = call.repo(con)
-        now = {
-            "private": bool(repo.private),
-            "visibility": next(name for name, number in VISIBILITIES.items() if number == repo.private),
-            "gated": repo.gated or False,
-            "discussionsDisabled": not repo.discussions,
-        }
-        events.config_event(con, call, repo, now)
-    return answer(now | echoed)
-
-
-def _notifications(request: dict[str, Any]) -> dict[str, Any]:
-    """Who is to be told of access requests, and how often: checked and given back, for no mail is sent from here."""
-    mode, email = request.get("gatedNotificationsMode"), request.get("gatedNotificationsEmail")
-    if mode not in (None, "bulk", "real-time"):
-        raise HubError(400, '"gatedNotificationsMode" must be "bulk" or "real-time".')
-    if email is not None and not (isinstance(email, str) and 2 < len(email) < 255 and "@" in email[1:-1]):
-        raise HubError(400, '"gatedNotificationsEmail" must be an e-mail address.')
-    given = {"gatedNotificationsMode": mode, "gatedNotificationsEmail": email}
-    return {key: value for key, value in given.items() if value is not None}
-
-
-def auth_check(call: Call) -> Response:
-    """200 if the caller may read the files, or refused as a download would be."""
-    with call.store.db.read() as con:
-        call.readable_repo(con)
-    return answer({})
-
-
-def auth_check_write(call: Call) -> Response:
-    """200 if the caller may commit."""
-    with call.store.db.read() as con:
-        call.writable_repo(con)
-    return answer({})
-
-
 def _kind(request: dict[str, Any]) -> str:
     kind = request.get("type") or "model"
     if not isinstance(kind, str) or kind not in URL_PREFIX:
@@ -212,18 +153,6 @@ def check_name(name: object) -> str:
     return name
 
 
-def visibility(request: dict[str, Any], kind: str) -> int:
-    """What a request asks for, public if nothing, as the column holds it; 400."""
-    if isinstance(request.get("private"), bool):
-        return int(request["private"])
-    visibility = request.get("visibility") or "public"
-    if not isinstance(visibility, str) or visibility not in VISIBILITIES:
-        raise HubError(400, f'"visibility" must be one of {", ".join(VISIBILITIES)}.')
-    if visibility == "protected" and kind != "space":
-        raise HubError(400, 'Only Spaces can be "protected".')
-    return VISIBILITIES[visibility]
-
-
 def namespace(con: sqlite3.Connection, call: Call, name: object) -> sqlite3.Row:
     """The account, if the caller may write to it."""
     row = con.execute("SELECT * FROM accounts WHERE key=?", (str(name).lower(),)).fetchone()
@@ -250,7 +179,4 @@ ROUTES = [
     Route("POST", "/api/repos/create", create),
     Route("DELETE", "/api/repos/delete", delete),
     Route("POST", "/api/repos/move", move),
-    Route("PUT", f"{API_REPO}/settings", settings),
-    Route("GET", f"{API_REPO}/auth-check", auth_check),
-    Route("GET", f"{API_REPO}/auth-check/write", auth_check_write),
 ]

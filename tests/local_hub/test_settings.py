@@ -50,6 +50,18 @@ def test_the_files_of_a_protected_space_are_its_owners(alice, nobody, raw) -> No
     assert refused.status == 400 and "Spaces" in refused.json["error"]
 
 
+def test_a_setting_that_is_null_changes_nothing(alice, nobody, raw) -> None:
+    """A private repository does not become public by a value that was left empty, or is no boolean."""
+    name = alice.create_repo(f"alice/p-{secrets.token_hex(4)}", private=True).repo_id
+    path = f"/api/models/{name}/settings"
+    empty = {"visibility": None, "private": None, "gated": None, "discussionsDisabled": None}
+    assert raw("PUT", path, empty, token=alice.token).json["visibility"] == "private"
+    for wrong in ("yes", 0, [], "false"):
+        assert raw("PUT", path, {"private": wrong}, token=alice.token).status == 400
+        assert raw("POST", "/api/repos/create", {"name": "x", "private": wrong}, token=alice.token).status == 400
+    assert not nobody.repo_exists(name)
+
+
 def test_notifications_are_checked_and_given_back(alice, repo, raw) -> None:
     """No mail is sent from here, so there is nothing to keep."""
     path = f"/api/models/{repo}/settings"
