@@ -31,6 +31,7 @@ from hub_fusion.publish.state import BaseState, check_base, fused_keys, open_bas
 from hub_fusion.publish.status import read_status, tell_published, tell_queue, tell_rejected
 from hub_fusion.recipe import Recipe
 from hub_fusion.records import Attempt, Contribution, Formula, Generation, Refusal, Verdict, attempt_id, now
+from hub_fusion.weights.distance import drift
 from hub_fusion.weights.frozen import FrozenBase
 from hub_fusion.weights.fuse import FusePlan, FuseReport, Progress, folder_sha256, fuse
 from hub_fusion.weights.remote import ADAPTER, Spool, fetch_checkpoint
@@ -181,6 +182,10 @@ def finish_round(
     report, verdict, parent, candidate = best_step(
         recipe, compute, state, base, screened, work, clock, say, progress, frozen
     )
+    analysis = screened.analysis
+    if analysis and not frozen:
+        moved = {layer: round(far, 6) for layer, far in drift(base, work / "candidate").items()}
+        analysis = analysis.model_copy(update={"drift": moved})
     record = Attempt(
         id=id, status="rejected", base=recipe.base, root=recipe.root or state.index.root, created_at=now(),
         parent_generation=state.generation, parent_revision=state.revision, recipe=recipe.to_yaml(),
@@ -190,7 +195,7 @@ def finish_round(
                         seed=recipe.merge.seed, heads=recipe.merge.heads, base_revision=state.head,
                         residual=recipe.merge.residual,
                         rank=recipe.publish.rank if frozen else None),
-        parent_scores=parent.scores, candidate_scores=candidate.scores,
+        parent_scores=parent.scores, candidate_scores=candidate.scores, analysis=analysis,
         differences=compare(candidate, parent), likelihood_differences=compare_likelihoods(candidate, parent),
         verdict=verdict, weights=report.files, versions=versions(),
         hardware=hardware(compute.device, compute.processes), seconds=clock.seconds,

@@ -239,6 +239,21 @@ class Formula(Record):
     )
 
 
+class Analysis(Record):
+    """How the fused task vectors lie to each other, and how far the candidate went. Nothing is decided by it."""
+
+    contributions: tuple[str, ...] = Field((), description="repo@sha, the rows and columns of the tables")
+    cosines: tuple[tuple[float, ...], ...] = Field((), description="of the task vectors, before the cap")
+    opposed: tuple[tuple[float, ...], ...] = Field(
+        (), description="of sampled elements that both change, the share they change in opposite directions"
+    )
+    spectrum: tuple[float, ...] = Field((), description="shares of squared length of the principal directions")
+    directions: float = Field(0.0, description="participation ratio of the spectrum: n for n orthogonal task vectors")
+    drift: dict[str, float] = Field(
+        default_factory=dict, description="layer → ‖candidate − parent‖ / ‖parent‖, in the order of the base's tensors"
+    )
+
+
 class Attempt(Record):
     """A fuse that was evaluated, published or not: enough to understand it and to do it again."""
 
@@ -260,6 +275,7 @@ class Attempt(Record):
     archive: str | None = Field(None, description="the repository that keeps what was fused")
     parent_scores: Scores | None = None
     candidate_scores: Scores | None = None
+    analysis: Analysis | None = Field(None, description="null in old records")
     differences: tuple[Difference, ...] = ()
     likelihood_differences: tuple[Difference, ...] = Field((), description="of log-likelihoods, in nats")
     verdict: Verdict | None = None

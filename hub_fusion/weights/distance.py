@@ -1,4 +1,4 @@
-"""How far two checkpoints lie from each other, and from where both began; one block of one tensor in memory."""
+"""How far checkpoints lie from each other, as a whole and layer by layer; one block of one tensor in memory."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hub_fusion.weights.checkpoint import FLOATS, SINGLE, Checkpoint
+from hub_fusion.weights.directions import layer_of
 
 BLOCK_ELEMENTS = 4_000_000
 
@@ -47,3 +48,24 @@ def distance(a: Path, b: Path, origin: Path, name: str = SINGLE) -> Distance:
             one, two, product = one + float(x @ x), two + float(y @ y), product + float(x @ y)
     lengths = math.sqrt(one) * math.sqrt(two)
     return Distance(math.sqrt(apart), math.sqrt(one), math.sqrt(two), product / lengths if lengths else 0.0, largest)
+
+
+def drift(parent: Path, candidate: Path) -> dict[str, float]:
+    """Layer → ‖candidate − parent‖ / ‖parent‖ over the layer's float tensors that both have, in the parent's order.
+
+    A layer whose parent is all zeros has the plain norm of its change. Raises WeightsError for folders without weights.
+    """
+    import torch
+
+    before, after = Checkpoint.open(parent), Checkpoint.open(candidate)
+    moved: dict[str, float] = {}
+    length: dict[str, float] = {}
+    for name in before:
+        if name not in after or before[name].shape != after[name].shape or before[name].dtype not in FLOATS:
+            continue
+        layer, flat = layer_of(name), [c.read(name).reshape(-1) for c in (before, after)]
+        for at in range(0, len(flat[0]), BLOCK_ELEMENTS):
+            x, y = (t[at : at + BLOCK_ELEMENTS].to(torch.float64) for t in flat)
+            length[layer] = length.get(layer, 0.0) + float(x @ x)
+            moved[layer] = moved.get(layer, 0.0) + float((y - x) @ (y - x))
+    return {layer: math.sqrt(moved[layer]) / (math.sqrt(length[layer]) or 1.0) for layer in moved}

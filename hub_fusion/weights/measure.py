@@ -37,6 +37,7 @@ class Measures:
     gram: np.ndarray  # (contributions, contributions), float64; rows of those not finite leave those tensors out
     not_finite: dict[int, str] = field(default_factory=dict)  # contribution → first tensor with NaN or too large
     heads: Sequence[float] = ()  # squared lengths of what is changed in shared heads
+    opposed: np.ndarray | None = None  # (contributions, contributions): share of sampled elements changed oppositely
 
     def norm(self, i: int) -> float:
         """Euclidean norm of all of one task vector that is fused."""
@@ -72,35 +73,42 @@ def measure(sources: Sequence[Source], base_folder: Path, compute: Compute) -> M
     base = opener(base_folder)
     opened = [Deltas(source, base, base_folder, opener) for source in sources]
     names = [n for n in base if kind_of(n) != "task" and not is_buffer(n) and base[n].dtype in FLOATS]
-    body, shared = (np.zeros((len(sources), len(sources))) for _ in range(2))
+    body, shared, opposed, changed = (np.zeros((len(sources), len(sources))) for _ in range(4))
     not_finite: dict[int, int] = {}  # contribution → number of the tensor
     mine = range(compute.rank, len(names), compute.processes)
     look = partial(_look, Reader(), base, opened, compute.device)
     with compute.one_thread_each(), ThreadPoolExecutor(compute.threads) as pool:
-        for number, (having, gram, bad) in zip(mine, pool.map(look, (names[i] for i in mine)), strict=True):
+        for number, (having, gram, signs, bad) in zip(mine, pool.map(look, (names[i] for i in mine)), strict=True):
             (body if kind_of(names[number]) == "body" else shared)[np.ix_(having, having)] += gram
+            opposed[np.ix_(having, having)] += signs[0]
+            changed[np.ix_(having, having)] += signs[1]
             for i in bad:
                 not_finite.setdefault(i, number)
-    shares = compute.gather((body, shared.diagonal(), not_finite))
+    shares = compute.gather((body, shared.diagonal(), not_finite, opposed, changed))
     firsts: dict[int, int] = {}
-    for _, _, found in shares:
+    for _, _, found, _, _ in shares:
         for i, number in found.items():
             firsts[i] = min(number, firsts.get(i, number))
-    total = np.sum([gram for gram, _, _ in shares], axis=0)
-    heads = np.sum([lengths for _, lengths, _ in shares], axis=0)
+    total = np.sum([share[0] for share in shares], axis=0)
+    heads = np.sum([share[1] for share in shares], axis=0)
+    opposite, both = (np.sum([(share[3], share[4])[part] for share in shares], axis=0) for part in (0, 1))
     named = {i: names[number] for i, number in sorted(firsts.items())}
-    return Measures(total, named, heads.tolist())
+    return Measures(total, named, heads.tolist(), opposite / np.maximum(both, 1.0))
 
 
 def _look(
     reader: Reader, base: Checkpoint, opened: Sequence[Deltas], device: str, name: str
-) -> tuple[list[int], np.ndarray, set[int]]:
-    """Who has a say on a tensor, the inner products of their changes, and who is not finite (and counts as 0)."""
+) -> tuple[list[int], np.ndarray, np.ndarray, set[int]]:
+    """Who has a say on a tensor, the inner products of their changes, their signs, and who is not finite (counts as 0).
+
+    Signs are those of the tensor's first block: how many elements two change in opposite directions, and how many both.
+    """
     import numpy as np
 
     spec = base[name]
     having = [i for i, deltas in enumerate(opened) if name in deltas.names and deltas.takes_part(name)]
     gram, bad = np.zeros((len(having), len(having))), set[int]()
+    signs = np.zeros((2, len(having), len(having)))
     rows, columns = (spec.shape[0], prod(spec.shape[1:])) if spec.shape else (1, 1)
     for start, stop in row_blocks(rows, columns, BLOCK_ELEMENTS // len(having)) if having else ():
         size = (stop - start) * columns
@@ -112,10 +120,21 @@ def _look(
                 bad.add(i)
                 block[row] = 0
         gram += _inner_products(block, device)
+        if start == 0:
+            signs = _signs(block)
     for i in having:
         opened[i].forget(name)
     stays = np.array([i not in bad for i in having], dtype=np.float64)
-    return having, gram * np.outer(stays, stays), bad
+    return having, gram * np.outer(stays, stays), signs, bad
+
+
+def _signs(block: np.ndarray) -> np.ndarray:
+    """(2, n, n): elements that two rows change oppositely, and elements that both change. Counts, exact in float32."""
+    import numpy as np
+
+    up, down = ((sign(block, 0)).astype(np.float32) for sign in (np.greater, np.less))
+    moved = up + down
+    return np.stack([up @ down.T + down @ up.T, moved @ moved.T]).astype(np.float64)
 
 
 def _inner_products(block: np.ndarray, device: str) -> np.ndarray:

@@ -10,6 +10,7 @@ import time
 from datetime import timedelta
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from huggingface_hub import CommitOperationAdd
@@ -65,6 +66,19 @@ def test_the_weights_are_the_mean_of_the_contributions(ready: World) -> None:
     assert set(found) == set(expected)
     for name, tensor in expected.items():
         torch.testing.assert_close(found[name], tensor, rtol=0, atol=1e-6)
+
+
+def test_a_record_tells_how_the_contributions_lie_to_each_other(ready: World) -> None:
+    """Rows and columns are the contributions of the record; every layer that was fused has moved."""
+    ready.run()
+    record = ready.record(1)
+    analysis = record.analysis
+    assert analysis is not None and list(analysis.contributions) == [c.key for c in record.contributions]
+    table, n = np.array(analysis.cosines), len(record.contributions)
+    assert table.shape == (n, n) and np.allclose(table, table.T) and np.allclose(np.diagonal(table), 1)
+    assert np.array(analysis.opposed).shape == (n, n) and 1 <= analysis.directions <= n
+    assert sum(analysis.spectrum) == pytest.approx(1, abs=1e-3)
+    assert analysis.drift and all(moved > 0 for moved in analysis.drift.values())
 
 
 def test_a_generation_loads_in_a_plain_process(ready: World) -> None:

@@ -81,6 +81,16 @@ def test_norms_distances_and_cosines_are_those_of_the_whole_vectors(
         assert measures.distance(i, j) == pytest.approx(np.linalg.norm(vectors[i] - vectors[j]) / longest)
 
 
+def test_signs_are_counted_over_what_both_change(tmp_path: Path, compute: Compute) -> None:
+    """Of 17 elements: a and b oppose in the 12 of one tensor and agree in 5; c leaves those 5 alone."""
+    base = base_of(tmp_path)
+    one = {"body.a": torch.ones(3, 4), "body.c": torch.ones(5)}
+    sources = [finetune(tmp_path, base, "a", one), finetune(tmp_path, base, "b", one | {"body.a": -torch.ones(3, 4)}),
+               finetune(tmp_path, base, "c", {"body.a": torch.ones(3, 4)})]  # fmt: skip
+    opposed = measure(sources, base, compute).opposed
+    np.testing.assert_allclose(opposed, [[0, 12 / 17, 0], [12 / 17, 0, 1], [0, 1, 0]])
+
+
 def test_copies_have_no_distance_also_in_another_dtype(tmp_path: Path, compute: Compute) -> None:
     """A copy saved as float16 has other bytes and the same training."""
     base = saved(model("BertModel"), tmp_path / "base")
