@@ -3,6 +3,7 @@
 Limits and faults cost a test of two empty collections while there are none.
 """
 
+import re
 import secrets
 
 from starlette.concurrency import run_in_threadpool
@@ -15,6 +16,8 @@ from hub_fusion.local_hub.limits import UNLIMITED, Limits, Standing, bucket_of
 from hub_fusion.local_hub.store import Store
 from hub_fusion.local_hub.stream import RAW_SEND
 from hub_fusion.local_hub.users import token_digest
+
+REQUEST_ID = re.compile(rb"[\w=-]{1,64}", re.ASCII)
 
 
 class WireApp:
@@ -34,7 +37,7 @@ class WireApp:
         if self._limits and bucket is not None:
             caller = await run_in_threadpool(self._caller, headers.get(b"authorization", b""), scope)
             standing = self._limits.take(bucket, caller)
-        stamped = _stamp(send, headers.get(b"x-request-id", b""), standing)
+        stamped = _stamp(send, _request_id(headers), standing)
         if not standing.allowed:
             await refuse(standing.refusal, scope, receive, stamped)
             return
@@ -54,9 +57,15 @@ class WireApp:
         return str((scope["client"] or ["?"])[0])
 
 
-def _stamp(send: Send, asked: bytes, standing: Standing) -> Send:
-    request_id = asked[:64] if asked.isalnum() else f"Root=1-{secrets.token_hex(4)}".encode()
+def _request_id(headers: dict[bytes, bytes]) -> bytes:
+    """What an answer is found by in logs: the caller's own word, else a new one with the caller's trace in it."""
+    asked, trace = headers.get(b"x-request-id", b""), headers.get(b"x-amzn-trace-id", b"")
+    if REQUEST_ID.fullmatch(asked):
+        return asked
+    return f"Root=1-{secrets.token_hex(4)}".encode() + (b";" + trace if REQUEST_ID.fullmatch(trace) else b"")
 
+
+def _stamp(send: Send, request_id: bytes, standing: Standing) -> Send:
     async def stamped(message: Message) -> None:
         if message["type"] == "http.response.start":
             limits = standing.headers

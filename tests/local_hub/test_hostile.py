@@ -11,6 +11,7 @@ from pathlib import Path
 from urllib.parse import quote, urlsplit
 
 import pytest
+from huggingface_hub.errors import RepositoryNotFoundError
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -207,6 +208,19 @@ def test_every_answer_carries_what_the_client_reads(raw, repo) -> None:
     assert raw("GET", "/api/models/alice/none").headers["x-error-code"] == "RepoNotFound"
     assert raw("GET", f"/api/models/{repo}/revision/none%C3%BC%0A").headers["x-error-message"].isascii()
     assert raw("PATCH", f"/api/models/{repo}").status == 405
+
+
+def test_an_answer_names_the_request_as_its_caller_does(raw, alice, repo) -> None:
+    """The client shows the id of a failed request; both sides find it in their logs."""
+    trace = "8753209b-2895-4436-b6c5-243090f80906"
+    assert raw("GET", "/api/x", X_Request_Id="custom-id").headers["x-request-id"] == "custom-id"
+    assert raw("GET", "/api/x", X_Amzn_Trace_Id=trace).headers["x-request-id"].endswith(f";{trace}")
+    for odd in ("a b", "x" * 65, "<script>", "a;b"):
+        answer = raw("GET", "/api/x", X_Request_Id=odd, X_Amzn_Trace_Id=odd)
+        assert answer.headers["x-request-id"].startswith("Root=1-") and odd not in answer.headers["x-request-id"]
+    with pytest.raises(RepositoryNotFoundError) as caught:
+        alice.model_info(f"{repo}-none")
+    assert caught.value.response.request.headers["x-amzn-trace-id"] in caught.value.request_id
 
 
 def test_a_refusal_leaves_the_connection_usable(hub) -> None:
