@@ -194,6 +194,12 @@ def print_plan(plan: FusePlan, compute: Compute, as_json: bool) -> None:
         say(f"  note: {note}")
 
 
+FROM_PYTHON = {
+    "hub_fusion.evaluate.soup.greedy_soup": "which contributions to average, by held-out scores of their means",
+    "hub_fusion.evaluate.posterior.domain_posterior": "weights for a mean, by log-likelihoods of held-out text",
+}
+
+
 def methods(name: str = typer.Argument(None, help="Explain this one."), json: bool = Json) -> None:
     """List merge methods, or explain one: options, what it needs, what it was judged by."""
     import inspect
@@ -213,6 +219,8 @@ def methods(name: str = typer.Argument(None, help="Explain this one."), json: bo
     print_table("merge methods", ["name", "judged", "what it computes", "source"],
                 [[m.name, m.judged, visible((doc.splitlines() or [m.title])[0]), m.source]
                  for m, doc in zip(found, docs, strict=True)])  # fmt: skip
+    for function, what in FROM_PYTHON.items():
+        say(f"from Python, as it needs more than weights: {function}, {what}")
     for note in broken_plugins().values():
         say(note)
 

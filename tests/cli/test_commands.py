@@ -242,10 +242,15 @@ def test_init_writes_a_recipe_that_loads_and_never_overwrites(call: Call) -> Non
 
 
 def test_methods_lists_and_explains(call: Call) -> None:
+    from hub_fusion.evaluate.posterior import domain_posterior
+    from hub_fusion.evaluate.soup import greedy_soup
     from hub_fusion.merge import merge_methods
 
     assert [m["name"] for m in call("methods", "--json").json] == list(merge_methods())
-    assert "mean" in call("methods").out
+    listed = call("methods")
+    assert "mean" in listed.out
+    for function in (greedy_soup, domain_posterior):
+        assert f"{function.__module__}.{function.__qualname__}, " in listed.err
     explained = call("methods", "mean").out
     assert "arxiv.org/abs/2212.01378" in explained and "weighted mean" in explained
 
