@@ -123,14 +123,18 @@ def raw(hub: LocalHub) -> Callable[..., Answer]:
     return lambda *args, **kwargs: send(hub.url, *args, **kwargs)
 
 
-def run_python(script: str, url: str, folder: Path, **env: str) -> str:
-    """Run a script in a process in which nothing but HF_ENDPOINT (and a home) is set; returns what it prints."""
+def environment(url: str, folder: Path, **more: str) -> dict[str, str]:
+    """Nothing but HF_ENDPOINT, a home, what finds the programs, and `more`."""
     keep = {name: os.environ[name] for name in ("PATH", "LD_LIBRARY_PATH") if name in os.environ}
     keep |= {"HF_ENDPOINT": url, "HF_HOME": str(folder / "hf"), "HOME": str(folder)}
-    keep |= {"PYTHONPATH": str(PROJECT), "OMP_NUM_THREADS": "1", **env}
-    done = subprocess.run(
-        [sys.executable, "-c", script], env=keep, cwd=folder, capture_output=True, text=True, timeout=120
-    )
+    return keep | {"PYTHONPATH": str(PROJECT), "OMP_NUM_THREADS": "1", **more}
+
+
+def run_python(script: str, url: str, folder: Path, **env: str) -> str:
+    """Run a script in a process in which nothing but HF_ENDPOINT (and a home) is set; returns what it prints."""
+    env = environment(url, folder, **env)
+    command = [sys.executable, "-c", script]
+    done = subprocess.run(command, env=env, cwd=folder, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr[-3000:]
     return done.stdout.strip()
 

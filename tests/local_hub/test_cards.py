@@ -113,7 +113,7 @@ def test_a_spaces_tags_begin_with_its_sdk(alice) -> None:
     card = b"---\nsdk: gradio\ntags: [gradio, leaderboard]\nlicense: mit\n---\n"
     alice.upload_file(path_or_fileobj=card, path_in_repo="README.md", repo_id=name, repo_type="space")
     assert alice.space_info(name).tags == ["gradio", "leaderboard", "license:mit", "region:us"]
-    assert [s.id for s in alice.list_spaces(filter=["gradio", "leaderboard"], author="alice")] == [name]
+    assert [s.id for s in alice.list_spaces(filter=["gradio", "leaderboard"], search=name)] == [name]
 
 
 def test_a_config_alone_does_not_name_the_library() -> None:
