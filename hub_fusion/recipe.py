@@ -143,6 +143,16 @@ class LogME(Probe):
     """LogME: the log evidence of a linear model on the frozen body's features."""
 
 
+class EarlyStopping(Section):
+    """When training ends: accuracy on a part of the training examples no longer rises; the best look counts."""
+
+    share: float = Field(0.1, gt=0, lt=1, description="of the training examples, split off by the seed …")
+    at_most: int = Field(1000, ge=1, description="… and no more than this")
+    every: int | None = Field(None, ge=1, description="examples between two looks; null: all, an epoch")
+    patience: int = Field(3, ge=1, description="looks in a row that gain less than min_gain")
+    min_gain: float = Field(0.001, ge=0, le=1)
+
+
 class Training(Section):
     """How a whole model is finetuned: AdamW, the learning rate falling linearly to 0."""
 
@@ -153,10 +163,21 @@ class Training(Section):
     precision: Literal["fp32", "bf16"] = Field(
         "fp32", description="bf16: autocast, about twice as fast where it is built in"
     )
+    stop: EarlyStopping | None = Field(None, description="null: train to the end")
 
 
 class FewShot(Training):
     """Finetuning of the whole model with few examples."""
+
+
+class Finetune(Training):
+    """Finetuning of the whole model with all training examples."""
+
+    examples: int = Field(10_000, ge=2, description="at most, drawn by the seed")
+    epochs: int = Field(10, ge=1)
+    batch_size: int = Field(32, ge=1)
+    stop: EarlyStopping | None = EarlyStopping()
+    seeds: int | None = Field(None, ge=1, description="null: as many as evaluate.seeds")
 
 
 class Evaluate(Section):
@@ -165,6 +186,7 @@ class Evaluate(Section):
     tasks: tuple[Task, ...] = ()
     probe: Probe | None = Probe()
     fewshot: FewShot | None = FewShot()
+    finetune: Finetune | None = None
     logme: LogME | None = None
     seeds: int = Field(5, ge=1)
     max_test_examples: int = Field(1000, ge=10)
@@ -176,7 +198,7 @@ class Gate(Section):
 
     epsilon: float = Field(0.02, ge=0, description="allowed loss against the parent")
     epsilon_best: float | None = Field(None, ge=0, description="allowed loss against the best generation; default 2ε")
-    protocols: tuple[Literal["probe", "fewshot", "logme"], ...] = Field(
+    protocols: tuple[Literal["probe", "fewshot", "finetune", "logme"], ...] = Field(
         (), description="what decides; empty: all accuracies that were measured"
     )
     require_tasks: bool = Field(True, description="refuse to publish what was not measured")
@@ -365,6 +387,8 @@ evaluate:               # is it a better base? Held-out tasks that no contributo
   seeds: 5
   fewshot: {{examples: 100, epochs: 20, learning_rate: 5.0e-05}}
   probe: {{examples: 1000}}
+  finetune: null        # {{}}: with all training examples and early stopping; hours where few-shot takes minutes
+  logme: null           # {{}}: how well a linear model explains the labels; told, decides nothing
 
 gate:
   epsilon: 0.02         # the mean over the gate tasks may fall by so much

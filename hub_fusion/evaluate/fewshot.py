@@ -1,9 +1,10 @@
-"""Few-shot finetuning: how well the whole model learns a new task from few examples (arXiv 2212.01378, section 4.3).
+"""Finetuning: how well the whole model learns a new task, from few examples (arXiv 2212.01378, section 4.3) or all.
 
 The seed fixes the training examples, the head, the order of the batches and dropout for every checkpoint alike, so
 that parent and candidate are paired seed by seed. AdamW, learning rate falling linearly to 0, gradients clipped to
-norm 1, no early stopping. On a CPU the same checkpoint and seed give the same answers bit for bit (with as many
-threads); on a GPU that is not promised.
+norm 1. *fewshot* takes few examples, classes balanced, and trains to the end; *finetune* takes all of them and
+stops early, unless the recipe says otherwise. On a CPU the same checkpoint and seed give the same answers bit for bit
+(with as many threads); on a GPU that is not promised.
 """
 
 from __future__ import annotations
@@ -19,9 +20,10 @@ from hub_fusion.evaluate.batches import by_length, shuffled
 from hub_fusion.evaluate.features import BATCH
 from hub_fusion.evaluate.models import Encode, load_classifier, load_encode
 from hub_fusion.evaluate.probe import choose_subset
+from hub_fusion.evaluate.stopping import Watch, split_dev
 from hub_fusion.evaluate.task_files import Examples
 from hub_fusion.evaluate.tasks import TaskData
-from hub_fusion.recipe import FewShot, Training
+from hub_fusion.recipe import FewShot, Finetune, Training
 from hub_fusion.records import Role
 
 if TYPE_CHECKING:
@@ -36,15 +38,39 @@ def run_fewshot(
 
     One finetuning per seed serves all parts; `count` hears of the examples shown in each.
     """
+
+    def choose(seed: int) -> np.ndarray[Any, Any]:
+        return choose_subset(task.train.labels, settings.examples, seed)
+
+    words = "few-shot finetuning"
+    return _run(folder, task, settings, seeds, max_length, choose, words, device, progress, count)
+
+
+def run_finetune(
+    folder: Path, task: TaskData, settings: Finetune, seeds: Sequence[int], max_length: int, *,
+    device: str = "cpu", progress: Callable[[str], None] | None = None, count: Callable[[int], object] = lambda _: None,
+) -> dict[Role, np.ndarray[Any, Any]]:  # fmt: skip
+    """As `run_fewshot`, with all training examples, or a random choice of `settings.examples` by the seed."""
+
+    def choose(seed: int) -> np.ndarray[Any, Any]:
+        return np.random.default_rng([seed, 2]).permutation(len(task.train))[: settings.examples]
+
+    words = "full finetuning"
+    return _run(folder, task, settings, seeds, max_length, choose, words, device, progress, count)
+
+
+def _run(
+    folder: Path, task: TaskData, settings: Training, seeds: Sequence[int], max_length: int,
+    choose: Callable[[int], np.ndarray[Any, Any]], words: str, device: str,
+    progress: Callable[[str], None] | None, count: Callable[[int], object],
+) -> dict[Role, np.ndarray[Any, Any]]:  # fmt: skip
     encode = load_encode(folder, task, max_length=max_length)
     correct = {role: np.zeros((len(seeds), len(part)), dtype=np.uint8) for role, part in task.parts.items()}
     for row, seed in enumerate(seeds):
         if progress:
-            progress(f"few-shot finetuning on {task.name}, seed {row + 1} of {len(seeds)}")
+            progress(f"{words} on {task.name}, seed {row + 1} of {len(seeds)}")
         model = load_classifier(folder, task, seed=seed, device=device)
-        subset = task.train.take(choose_subset(task.train.labels, settings.examples, seed))
-        finetune(model, encode, subset, settings, seed=seed, device=device)
-        count(settings.epochs * len(subset))
+        count(finetune(model, encode, task.train.take(choose(seed)), settings, seed=seed, device=device))
         for role, part in task.parts.items():
             correct[role][row] = predict(model, encode, part.inputs, device=device) == part.labels
     return correct
@@ -52,14 +78,29 @@ def run_fewshot(
 
 def finetune(
     model: torch.nn.Module, encode: Encode, examples: Examples, settings: Training, *, seed: int, device: str = "cpu"
-) -> None:
-    """Train `model` in place. Global random states are as before afterwards."""
+) -> int:
+    """Train `model` in place; gives how many examples were shown. Global random states are as before afterwards."""
+    watch = None
+    if settings.stop and len(examples) > 1:
+        rows, held = split_dev(len(examples), settings.stop, seed)
+        dev, examples = examples.take(held), examples.take(rows)
+        watch = Watch(
+            settings.stop, len(examples),
+            lambda: float((predict(model, encode, dev.inputs, device=device) == dev.labels).mean()),
+        )  # fmt: skip
     order = np.random.default_rng([seed, len(examples)])
-    steps = settings.epochs * -(-len(examples) // settings.batch_size)
+    steps, shown = settings.epochs * -(-len(examples) // settings.batch_size), 0
+    batches = (r for _ in range(settings.epochs) for r in shuffled(examples.inputs, settings.batch_size, order))
     with training(model, settings, steps, seed=seed, device=device) as step:
-        for _ in range(settings.epochs):
-            for rows in shuffled(examples.inputs, settings.batch_size, order):
-                step(loss_of(model, encode, examples.take(rows), device))
+        for rows in batches:
+            step(loss_of(model, encode, examples.take(rows), device))
+            shown += len(rows)
+            if watch and watch.enough(model, shown):
+                break
+            model.train()
+    if watch:
+        watch.restore(model)
+    return shown
 
 
 @contextmanager

@@ -17,7 +17,7 @@ from typing import Any
 
 from hub_fusion.errors import RecipeError, WeightsError
 from hub_fusion.evaluate.features import Array, FeatureStore
-from hub_fusion.evaluate.fewshot import run_fewshot
+from hub_fusion.evaluate.fewshot import run_fewshot, run_finetune
 from hub_fusion.evaluate.kept import read_cache, write_cache
 from hub_fusion.evaluate.logme import run_logme
 from hub_fusion.evaluate.probe import run_probe
@@ -92,6 +92,9 @@ def protocols_of(evaluate: Evaluate, store: FeatureStore) -> dict[str, Callable[
         runs["probe"] = partial(run_probe, settings=evaluate.probe, store=store, **common)
     if evaluate.fewshot:
         runs["fewshot"] = partial(run_fewshot, settings=evaluate.fewshot, **common)
+    if evaluate.finetune:
+        seeds = range(evaluate.finetune.seeds or evaluate.seeds)
+        runs["finetune"] = partial(run_finetune, settings=evaluate.finetune, **common | {"seeds": seeds})
     return runs
 
 
