@@ -161,6 +161,29 @@ def weighted_sum(deltas, coefficients, out):
 
 
 @compiled
+def add_change_bf16(raw, origin, scale, coefficient, out):
+    """out += (bfloat16 − float32)·scale·coefficient as subtract_bf16 and weighted_sum do; whether all is finite."""
+    largest = np.int32(0)
+    for j in range(len(out)):
+        wide = np.uint32(np.uint32(raw[j]) << np.uint32(16)).view(np.float32)
+        delta = np.float32(np.float32(wide - origin[j]) * scale)
+        out[j] = np.float32(out[j] + np.float32(delta * coefficient))
+        largest = max(largest, np.int32(np.float32(delta).view(np.int32) & MAGNITUDE))
+    return largest < INFINITE
+
+
+@compiled
+def add_change(wide, origin, scale, coefficient, out):
+    """`add_change_bf16` of float32."""
+    largest = np.int32(0)
+    for j in range(len(out)):
+        delta = np.float32(np.float32(wide[j] - origin[j]) * scale)
+        out[j] = np.float32(out[j] + np.float32(delta * coefficient))
+        largest = max(largest, np.int32(np.float32(delta).view(np.int32) & MAGNITUDE))
+    return largest < INFINITE
+
+
+@compiled
 def mean_of_agreeing(deltas, weights, scale, out):
     """The weighted mean of those that are not 0 and have the sign of Σ wᵢ·δᵢ (in float64, + where 0), times `scale`."""
     strip = 1024  # fits the fastest cache

@@ -41,6 +41,18 @@ def _subtract_of(raw, origin, scale, out):
     return lambda raw, origin, scale, out: kernels.subtract(raw, origin, scale, out)
 
 
+def _add_change(raw, origin, scale, coefficient, out): ...
+
+
+@overload(_add_change, jit_options={"nogil": True})
+def _add_change_of(raw, origin, scale, coefficient, out):
+    if raw.dtype == types.uint16:
+        return lambda raw, origin, scale, coefficient, out: kernels.add_change_bf16(
+            raw, origin, scale, coefficient, out
+        )
+    return lambda raw, origin, scale, coefficient, out: kernels.add_change(raw, origin, scale, coefficient, out)
+
+
 def _add(base, merged, step, out): ...
 
 
@@ -75,7 +87,12 @@ def fuse_strips(raw, origin, base, scales, kind, weights, cuts, keys, first, den
         stop = min(start + STRIP, m)
         size = stop - start
         _widen(origin[start:stop], start_[:size])
-        for i in range(n):
+        merged = merged_[:size]
+        if kind == LINEAR:  # a sum needs no changes side by side
+            merged[:] = np.float32(-0.0)  # to which x adds as x, whatever its sign
+            for i in range(n):
+                finite &= _add_change(raw[i, start:stop], start_[:size], scales[i], weights[i], merged)
+        for i in range(n if kind != LINEAR else 0):
             delta = deltas[i, :size]
             finite &= _subtract(raw[i, start:stop], start_[:size], scales[i], delta)
             if kind == TIES:
@@ -83,16 +100,15 @@ def fuse_strips(raw, origin, base, scales, kind, weights, cuts, keys, first, den
                     index = min(max(cuts[i, 2 * side + 1] - first - start, 0), size)
                     if side == 1 or cuts[i, 0] != kernels.MAGNITUDE:
                         kernels.trim(delta, np.int32(cuts[i, 2 * side]), index, side == 1)
-            elif kind != LINEAR:
+            else:
                 at = first + start
                 kernels.drop(delta, np.uint32(at & 0xFFFFFFFF), np.uint32(at >> 32), keys[i, 0], keys[i, 1], density)
-        merged = merged_[:size]
         block = deltas if size == STRIP else deltas[:, :size].copy()  # contiguous, or nothing is vectorised
-        if kind in (LINEAR, DARE):
+        if kind == DARE:
             kernels.weighted_sum(block, weights, merged)
             for j in range(size):
                 merged[j] = np.float32(merged[j] * scale)
-        else:
+        elif kind != LINEAR:
             kernels.mean_of_agreeing(block, weights, scale, merged)
         _widen(base[start:stop], there[:size])
         finite &= _add(there[:size], merged, step, out[start:stop])
