@@ -8,6 +8,7 @@ __version__ = "0.1.0"
 _PUBLIC = {
     "ContributeCallback": "hub_fusion.contribute.callback",
     "check_contribution": "hub_fusion.contribute.check",
+    "collect_statistics": "hub_fusion.contribute.statistics",
     "fuse_adapters": "hub_fusion.weights.adapter_fuse",
     "fuse_models": "hub_fusion.weights.local",
     "publish_contribution": "hub_fusion.contribute.upload",

@@ -31,7 +31,7 @@ BELOW = {  # part → what it may import, besides itself
     "contributions": {"weights"} | SHARED,
     "evaluate": {"weights"} | SHARED,
     "publish": {"weights"} | SHARED,
-    "contribute": {"contributions", "weights"} | SHARED,
+    "contribute": {"contributions", "evaluate", "weights"} | SHARED,
     "generation": {"contributions", "evaluate", "publish", "weights", "merge"} | SHARED,
     "replan": {"publish", "weights"} | SHARED,
     "reproduce": {"replan", "publish", "weights"} | SHARED,
@@ -121,7 +121,14 @@ def test_public_names_resolve_and_none_is_a_module() -> None:
 
 
 @pytest.mark.parametrize(
-    "module", ["hub_fusion", "hub_fusion.cli", "hub_fusion.generation", "hub_fusion.contribute.check"]
+    "module",
+    [
+        "hub_fusion",
+        "hub_fusion.cli",
+        "hub_fusion.generation",
+        "hub_fusion.contribute.check",
+        "hub_fusion.contribute.statistics",
+    ],
 )
 def test_importing_takes_no_torch(module: str) -> None:
     """Importing torch alone takes longer than most commands; and check works where it is not installed."""

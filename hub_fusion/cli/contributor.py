@@ -57,6 +57,7 @@ def contribute(
     license: str | None = typer.Option(None, "--license", help="Its licence, for example apache-2.0."),
     task: str | None = typer.Option(None, "--task", help="What it was trained on, in a few words."),
     private: bool = typer.Option(False, "--private", help="Make the repository private."),
+    statistics: bool = typer.Option(False, "--statistics", help="Upload what hub-fusion statistics wrote, too."),
     endpoint: str | None = Endpoint, json: bool = Json,
 ) -> None:  # fmt: skip
     """Publish a finetune or adapter as a contribution to a base."""
@@ -64,10 +65,56 @@ def contribute(
 
     hub = open_hub(endpoint)
     sha = publish_contribution(folder, repo, base=base, base_revision=revision, hub=hub, license=license, task=task,
-                               private=private)  # fmt: skip
+                               private=private, statistics=statistics)  # fmt: skip
     print_json({"repo": repo, "sha": sha}) if json else say(
         f"Published {repo}@{sha[:8]}; next: hub-fusion check {repo}"
     )
 
 
-COMMANDS = [check, contribute]
+def statistics(
+    model: Path = typer.Argument(..., help="What save_pretrained wrote: a finetune with its head, or an adapter."),
+    task: Path = typer.Option(..., "--task", help="A folder with a train file: what it was trained on."),
+    kind: str = typer.Option("gram", "--kind", help="gram (for RegMean), fisher (for Fisher merging) or both."),
+    examples: int = typer.Option(256, "--examples", min=1, help="Drawn from the train file."),
+    layers: list[str] = typer.Option([], "--layers", help="Only weights whose name on disk matches: '*layer.1?.*'."),
+    rank: int | None = typer.Option(None, "--rank", help="Of Gram matrices only so many eigenpairs, and the diagonal."),
+    labels: int = typer.Option(10, "--labels", min=1, help="More labels than this are sampled (fisher)."),
+    batch_size: int = typer.Option(8, "--batch-size", min=1),
+    max_length: int = typer.Option(128, "--max-length", min=1, help="Tokens."),
+    seed: int = typer.Option(0, "--seed"),
+    memory: float = typer.Option(4.0, "--memory", min=0.001, help="GB for sums; more passes where it is not enough."),
+    out: Path | None = typer.Option(None, "--out", help="Folder to write fusion/ into.  [default: the model's]"),
+    push: str | None = typer.Option(None, "--push", help="Upload it to this repository, which has the model already."),
+    dry_run: bool = typer.Option(False, "--dry-run", help="Only say what it takes."),
+    endpoint: str | None = Endpoint, json: bool = Json,
+) -> None:  # fmt: skip
+    """Compute on your own data what Fisher merging and RegMean need; the data stays with you."""
+    from typing import cast
+
+    from hub_fusion.contribute.statistics import Kind, collect_statistics
+    from hub_fusion.contribute.upload import publish_statistics
+
+    if push and out and out.resolve() != model.resolve():
+        raise typer.BadParameter("--push uploads what lies beside the model: leave --out away")
+    hub = open_hub(endpoint)
+    done = collect_statistics(
+        model, task, hub=hub, kind=cast(Kind, kind), examples=examples, layers=layers, rank=rank, labels=labels,
+        batch_size=batch_size, max_length=max_length, seed=seed, memory_bytes=int(memory * 1e9), out=out,
+        dry_run=dry_run,
+    )  # fmt: skip
+    sha = publish_statistics(model, push, hub=hub) if push and not dry_run else None
+    if json:
+        return print_json({"file": str(done.file), "bytes": done.bytes, "whole_bytes": done.whole_bytes,
+                           "memory_bytes": done.memory_bytes, "passes": done.passes, "tensors": done.tensors,
+                           "sha": sha} | dict(done.about))  # fmt: skip
+    did = "Would write" if dry_run else "Wrote"
+    say(f"{did} {done.file}: {done.bytes / 1e6:.1f} MB (whole, not shared, in float32: "
+        f"{done.whole_bytes / 1e6:.1f} MB), {done.about['covers']}; {done.memory_bytes / 1e6:.0f} MB of memory besides "
+        f"the model, {done.passes} passes over {done.about['examples']} examples")  # fmt: skip
+    if sha:
+        say(f"Published {push}@{sha[:8]}")
+    elif not dry_run:
+        say("Statistics say something about your data: docs/statistics.md. Next: hub-fusion contribute … --statistics")
+
+
+COMMANDS = [check, statistics, contribute]

@@ -94,7 +94,11 @@ class Deltas:
 
     def statistic(self, kind: str, name: str) -> str | None:
         """The NAME of the statistics that belong to one of the base's tensors, if there are any (see statistics.py)."""
-        return self.statistics.find(kind, self.names.get(name) or name) if self.statistics else None
+        return self.statistics.find(kind, self.own_name(name)) if self.statistics else None
+
+    def own_name(self, name: str) -> str:
+        """Under which name its statistics have one of the base's tensors: as on its disk, an adapter's as the base."""
+        return name if self.source.relation == "adapter" else self.names.get(name) or name
 
     def change(self, name: str, read: Callable[[str], Any]) -> Change | None:
         """What an adapter's factors make of a tensor, if they do; they are read once, by whoever comes first."""

@@ -183,8 +183,6 @@ def memory_names(base_folder: Path, names: Iterable[str]) -> dict[str, list[str]
     """
     import torch
     import transformers
-    from transformers.conversion_mapping import get_model_conversion_mapping
-    from transformers.core_model_loading import WeightConverter, WeightRenaming, rename_source_key
 
     try:
         config = transformers.AutoConfig.from_pretrained(base_folder, local_files_only=True)
@@ -195,6 +193,14 @@ def memory_names(base_folder: Path, names: Iterable[str]) -> dict[str, list[str]
             )
     except (OSError, ValueError, KeyError, ImportError) as error:
         raise WeightsError(f"{base_folder}: transformers cannot build the base's model: {error}") from error
+    return names_in(built, names)
+
+
+def names_in(built: Any, names: Iterable[str]) -> dict[str, list[str]]:
+    """As `memory_names`, for a model of transformers that is there already."""
+    from transformers.conversion_mapping import get_model_conversion_mapping
+    from transformers.core_model_loading import WeightConverter, WeightRenaming, rename_source_key
+
     conversions = get_model_conversion_mapping(built)
     renamings = [c for c in conversions if isinstance(c, WeightRenaming)]
     converters = [c for c in conversions if isinstance(c, WeightConverter)]

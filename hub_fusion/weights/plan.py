@@ -182,7 +182,7 @@ def _check_statistics(formula: BoundMethod, opened: list[Deltas], turned: frozen
                                "statistics), set the option missing to pool, or fuse by mean")  # fmt: skip
     for d in opened if kinds else ():
         if d.statistics is not None:
-            own = {n: d.names.get(n) or n for n in d.origin}
+            own = {n: d.own_name(n) for n in d.origin}
             shapes = {o: d.files[o].shape if o in d.files else d.origin[n].shape for n, o in own.items()}
             try:
                 check(d.statistics.files, d.statistics.shared, shapes, {own[n] for n in turned if n in own})

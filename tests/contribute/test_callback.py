@@ -8,9 +8,11 @@ from collections.abc import Callable
 from contributions.world import World
 
 from hub_fusion.contribute.check import check_contribution
+from hub_fusion.contribute.statistics import read_about
 from hub_fusion.contributions.discover import discover
 from hub_fusion.contributions.origin import Generations, resolve_origin
 from hub_fusion.recipe import Recipe
+from hub_fusion.records import weights_identity
 
 TRAIN = """
 import json, sys, warnings
@@ -52,3 +54,20 @@ def test_a_trainer_with_the_callback_pushes_a_contribution(world: World, python:
     assert (check.accepted, [r.code for r in check.refusals]) == (True, [])
     screened = world.screen(resolved)
     assert [c.repo for c in screened.contributions] == [repo], screened.refusals
+
+
+def test_a_trainer_can_bring_statistics_along(world: World, python: Callable[..., str]) -> None:
+    """Of the weights that it pushes, which the file names; the training goes on to be pushed as before."""
+    repo = "trainee/measured"
+    more = 'ContributeCallback(base, revision="gen-0", statistics=Settings("both"), examples=10)'
+    script = TRAIN.replace('ContributeCallback(base, revision="gen-0")', more)
+    script = script.replace(
+        "import torch\n", "import torch\nfrom hub_fusion.contribute.statistics import Settings\n", 1
+    )
+    python(script, world.base, repo, token=str(world.api("trainee").token))
+    files = world.hub.files(repo, "main")
+    place = world.hub.download(repo, "fusion/statistics.safetensors", world.hub.resolve(repo))
+    about = read_about(place)
+    assert about["weights_sha256"] == weights_identity([str(files["model.safetensors"].sha256)])
+    assert (about["kinds"], about["examples"], about["tokens"]) == ("activations fisher", "10", "50")
+    assert check_contribution(repo, hub=world.hub).accepted

@@ -5,18 +5,21 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
-from contributions.world import World, adapter_files, finetuned
+from contributions.world import QUERY, World, adapter_files, finetuned
 from safetensors.torch import save
 
 from hub_fusion.contribute.check import check_contribution
 from hub_fusion.contribute.metadata import contribution_metadata
-from hub_fusion.contribute.upload import publish_contribution
+from hub_fusion.contribute.upload import publish_contribution, publish_statistics
 from hub_fusion.contributions.discover import discover
 from hub_fusion.contributions.origin import Generations, resolve_origin
 from hub_fusion.errors import HubFusionError, RepoMissing
 from hub_fusion.hub import Hub
 from hub_fusion.recipe import Recipe
+from hub_fusion.records import weights_identity
+from hub_fusion.weights.checkpoint import file_sha256
 
 SINGLE = "model.safetensors"
 
@@ -149,3 +152,46 @@ def test_metadata_leaves_out_what_was_not_said() -> None:
         "tags": ["hub-fusion", "hub-fusion-base:" + "a" * 40],
         "hub_fusion": {"base": "acme/base", "base_revision": "a" * 40, "contribute": True},
     }  # fmt: skip
+
+
+def with_statistics(folder: Path, weights: str | None = None) -> None:
+    """What hub-fusion statistics leaves beside the weights in the folder, in its smallest form."""
+    (folder / "fusion").mkdir(exist_ok=True)
+    own = weights or weights_identity([file_sha256(folder / SINGLE)])
+    about = {"kinds": "activations", "covers": "1 of 6 linear layers", "examples": "9", "tokens": "99",
+             "weights_sha256": own}  # fmt: skip
+    (folder / "fusion" / "statistics.safetensors").write_bytes(
+        save({f"activations/{QUERY}.weight": torch.eye(4)}, about)
+    )
+
+
+def test_statistics_come_along_and_the_card_says_so(world: World, ann: Hub, folder: Path) -> None:
+    """In one commit with the weights; without being asked for, those of an earlier upload make way with its weights."""
+    with_statistics(folder)
+    options = {"base": world.base, "base_revision": "gen-0", "hub": ann, "license": "mit"}
+    publish_contribution(folder, "ann/measured", statistics=True, **options)
+    told = {"kinds": "activations", "covers": "1 of 6 linear layers", "examples": "9", "tokens": "99"}
+    assert published(world, "ann/measured")["hub_fusion"]["statistics"] == told  # type: ignore[index]
+    assert "## Statistics for fusing" in world.hub.read_text("ann/measured", "README.md")
+    assert "fusion/statistics.safetensors" in world.hub.files("ann/measured", "main")
+    publish_contribution(folder, "ann/measured", **options)
+    assert "fusion/statistics.safetensors" not in world.hub.files("ann/measured", "main")
+    sha = publish_statistics(folder, "ann/measured", hub=ann)
+    assert sha == world.hub.resolve("ann/measured")
+    assert published(world, "ann/measured")["hub_fusion"]["statistics"] == told  # type: ignore[index]
+    assert published(world, "ann/measured")["hub_fusion"]["base"] == world.base  # type: ignore[index]
+
+
+def test_statistics_of_other_weights_are_not_uploaded(world: World, ann: Hub, folder: Path) -> None:
+    """Who trains on and forgets to compute them again would be refused later."""
+    options = {"base": world.base, "base_revision": "gen-0", "hub": ann}
+    with pytest.raises(HubFusionError, match="is not there: hub-fusion statistics"):
+        publish_contribution(folder, "ann/stale", statistics=True, **options)
+    with_statistics(folder, "0" * 64)
+    with pytest.raises(HubFusionError, match="of other weights than"):
+        publish_contribution(folder, "ann/stale", statistics=True, **options)
+    publish_contribution(folder, "ann/stale", **options)
+    (folder / SINGLE).write_bytes(save(finetuned(2)))
+    with_statistics(folder)
+    with pytest.raises(HubFusionError, match="has other weights"):
+        publish_statistics(folder, "ann/stale", hub=ann)
