@@ -12,7 +12,7 @@ from hub_fusion.cli.output import Json, open_compute, print_json, print_table, q
 def simulate(
     settings: Path = typer.Argument(help="What to simulate: a YAML file (see examples/cold_fusion)."),
     out: Path = typer.Option(..., "--out", help="Where generations, finetunes and scores go."),
-    only: list[str] = typer.Option([], "--only", help="Carry out this part alone: loop, controls or measure."),
+    only: list[str] = typer.Option([], "--only", help="Carry out this part alone: loop, controls, measure or paths."),
     json: bool = Json,
 ) -> None:  # fmt: skip
     """Collaborative descent with simulated contributors; run it again to go on where it stopped."""

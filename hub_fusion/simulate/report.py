@@ -13,7 +13,9 @@ import numpy as np
 
 from hub_fusion.evaluate.scores import Answers, difference
 from hub_fusion.simulate.ledger import Ledger
+from hub_fusion.simulate.paths import tell_paths
 from hub_fusion.simulate.settings import Simulation
+from hub_fusion.weights.directions import spectrum
 
 ROOT = "gen-0"
 PROTOCOLS = ("fewshot", "probe", "probe-cls")
@@ -21,7 +23,7 @@ ROLES = ("gate", "report", "seen")
 
 
 def report(simulation: Simulation, ledger: Ledger) -> dict[str, Any]:
-    """``{"settings", "steps", "scores", "best", "changes"}``, plain values that JSON can hold.
+    """``{"settings", "steps", "scores", "best", "changes", "dimensions", "paths", …}``, values that JSON can hold.
 
     ``changes`` has every model against gen-0 and, where there is a best generation, that against every other model:
     mean, low and high of the accuracies' difference over the tasks that both have in full, with the seeds that both
@@ -47,7 +49,26 @@ def report(simulation: Simulation, ledger: Ledger) -> dict[str, Any]:
     ]  # fmt: skip
     steps = [line for line in ledger.lines if line["step"] in ("finetune", "fuse", "control")]
     settings = simulation.model_dump(mode="json", exclude={"root", "tasks"})
-    return {"settings": settings, "steps": steps, "scores": scores, "best": best, "changes": changes}
+    found_dimensions = {p: one_dimension(found, p) for p in PROTOCOLS}
+    return {"settings": settings, "steps": steps, "scores": scores, "best": best, "changes": changes,
+            "dimensions": found_dimensions, **tell_paths(ledger)}  # fmt: skip
+
+
+def one_dimension(found: Mapping[tuple[str, str, str], Answers], protocol: str) -> float | None:
+    """How much of the scores' variance over models one dimension explains: 1 if all tasks rise and fall together.
+
+    The first principal component's share of models × unseen tasks, each task centred; None for fewer than 3 × 2.
+    """
+    rows: list[dict[str, float]] = []
+    for model in dict.fromkeys(model for model, _, _ in found):
+        answers = {**found[model, "gate", protocol], **found[model, "report", protocol]}
+        rows.append({key[0]: float(matrix.mean()) for key, matrix in answers.items()})
+    tasks = sorted(set().union(*rows))
+    table = np.array([[row[task] for task in tasks] for row in rows if len(row) == len(tasks)])
+    if len(tasks) < 2 or len(table) < 3:
+        return None
+    centred = table - table.mean(0)
+    return round(float(spectrum(centred @ centred.T)[0]), 4)
 
 
 def best_generation(simulation: Simulation, found: Mapping[tuple[str, str, str], Answers]) -> str | None:

@@ -10,12 +10,13 @@ from hub_fusion.errors import RecipeError
 from hub_fusion.simulate.controls import make_controls
 from hub_fusion.simulate.ledger import Ledger
 from hub_fusion.simulate.loop import Say, grow
+from hub_fusion.simulate.paths import measure_paths
 from hub_fusion.simulate.report import report
 from hub_fusion.simulate.scoring import measure_all
 from hub_fusion.simulate.settings import Simulation
 from hub_fusion.weights.compute import Compute
 
-PARTS = ("loop", "controls", "measure")
+PARTS = ("loop", "controls", "measure", "paths")
 
 
 def run_simulation(
@@ -37,6 +38,8 @@ def run_simulation(
         make_controls(simulation, out, ledger, compute, say)
     if (not only or "measure" in only) and (absent := measure_all(simulation, out, ledger, compute, say)):
         say(f"{absent} measurements wait for models that do not exist yet")
+    if not only or "paths" in only:
+        measure_paths(simulation, out, ledger, compute, say)
     return report(simulation, ledger)
 
 

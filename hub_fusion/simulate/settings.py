@@ -43,6 +43,7 @@ class Measures(Section):
     fewshot: FewShot | None = FewShot()
     fewshot_at: tuple[int, ...] | None = None
     seen_at: tuple[int, ...] = Field((), description="generations whose probe is also measured on the seen tasks")
+    path_points: int | None = Field(None, ge=3, description="walk the lines between checkpoints in so many points")
     seeds: int = Field(1, ge=1)
     max_test_examples: int = Field(500, ge=10)
     max_length: int = Field(64, ge=8, description="tokens")

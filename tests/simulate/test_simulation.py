@@ -13,7 +13,7 @@ from hub_fusion.errors import RecipeError, RecordError
 from hub_fusion.evaluate.models import load_body
 from hub_fusion.simulate.ledger import Ledger
 from hub_fusion.simulate.loop import contributors_of
-from hub_fusion.simulate.report import best_generation
+from hub_fusion.simulate.report import best_generation, one_dimension
 from hub_fusion.simulate.run import run_simulation
 from hub_fusion.simulate.settings import Simulation
 from hub_fusion.weights.compute import Compute
@@ -33,6 +33,7 @@ measure:
   fewshot: {examples: 8, epochs: 1, batch_size: 4, learning_rate: 1.0e-3}
   fewshot_at: [0, 2]
   seen_at: [2]
+  path_points: 3
   max_length: 16
 controls: [random, one-round, multitask, long-finetune]
 """
@@ -113,6 +114,32 @@ def test_the_best_generation_is_chosen_by_the_gate_tasks_alone(whole, place: Pat
     assert best_generation(simulation, table) == "gen-1"  # the earlier of equals
     del table["gen-1", "gate", "fewshot"]["d", "gate", "fewshot"]
     assert best_generation(simulation, table) == "gen-2"
+
+
+def test_paths_have_the_ends_that_were_measured_and_what_lies_below_the_chord(whole) -> None:
+    out, found = whole
+    assert {(p["model"], p["generation"]) for p in found["paths"]} == {
+        ("parent", 1), ("parent", 2), ("root", 2), ("contributions", 1), ("contributions", 2)}  # fmt: skip
+    for path in found["paths"]:
+        first, middle, last = path["accuracies"]
+        assert path["barrier"] == pytest.approx(max(0, (first + last) / 2 - middle), abs=1e-4)
+    gate = {
+        li["model"]: li["accuracy"] for li in lines(out, "measure") if (li["protocol"], li["role"]) == ("probe", "gate")
+    }
+    ends = {(p["model"], p["generation"]): p["accuracies"] for p in found["paths"]}
+    assert ends["root", 2][0] == gate["gen-0"] and ends["root", 2][-1] == gate["gen-2"]
+    assert found["rank_correlation"] is None, "two paths have no rank correlation"
+
+
+def test_one_dimension_explains_scores_that_rise_together_and_half_of_two_that_do_not() -> None:
+    def table(rows: list[tuple[float, float]]) -> dict:
+        ones = [[(np.arange(100) < round(100 * a)).astype(int)[None] for a in row] for row in rows]
+        return {(f"m{n}", role, "probe"): {(role, role, "probe"): row[i]}
+                for n, row in enumerate(ones) for i, role in enumerate(("gate", "report"))}  # fmt: skip
+
+    assert one_dimension(table([(0.1, 0.2), (0.2, 0.4), (0.3, 0.6)]), "probe") == 1
+    assert one_dimension(table([(0.1, 0.5), (0.9, 0.5), (0.5, 0.1), (0.5, 0.9)]), "probe") == pytest.approx(0.5)
+    assert one_dimension(table([(0.1, 0.2), (0.2, 0.4)]), "probe") is None
 
 
 def test_contributors_are_drawn_by_seed_and_generation_alone(place: Path) -> None:
