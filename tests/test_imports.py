@@ -28,7 +28,7 @@ BELOW = {  # part → what it may import, besides itself
     "hub": FLOOR,
     "merge": FLOOR,
     "weights": {"merge"} | SHARED,
-    "contributions": {"weights"} | SHARED,
+    "contributions": {"weights", "merge"} | SHARED,
     "evaluate": {"weights"} | SHARED,
     "publish": {"weights"} | SHARED,
     "contribute": {"contributions", "evaluate", "weights"} | SHARED,

@@ -13,6 +13,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+from hub_fusion.contributions.brought import Brought, Wanted, check_brought
 from hub_fusion.contributions.discover import from_model_info
 from hub_fusion.contributions.filters import RULES, Circumstances
 from hub_fusion.contributions.screen import check_headers, misfit
@@ -61,10 +62,11 @@ def check_contribution(target: str, *, hub: Hub, base: str | None = None, recipe
     if "no_safetensors" in passed:
         headers, memory = base_headers(hub, base), base_memory_names(hub, base)
         frozen = recipe.publish.kind == "adapter"
+        wanted = Wanted.of(recipe, lambda: hub.read_text(base, "config.json"), headers)
         if folder.is_dir():
-            problem = _local_headers(folder, contribution, headers, memory, frozen)
+            problem = _local_headers(folder, contribution, headers, memory, frozen, wanted)
         else:
-            problem = check_headers(hub, contribution, headers, memory, frozen=frozen)[1]
+            problem = check_headers(hub, contribution, headers, memory, frozen=frozen, wanted=wanted)[1]
         if (
             problem
             and problem.code == "architecture_mismatch"
@@ -139,8 +141,14 @@ def _local(folder: Path) -> Contribution:
 
 
 def _local_headers(
-    folder: Path, c: Contribution, base: dict[str, TensorSpec], memory: MemoryNames, frozen: bool
+    folder: Path,
+    c: Contribution,
+    base: dict[str, TensorSpec],
+    memory: MemoryNames,
+    frozen: bool,
+    wanted: Wanted | None,
 ) -> Refusal | None:
+    paired: dict[str, str] = {}
     try:
         if c.relation == "adapter":
             config, files = read_lora_config(folder), Checkpoint.open(folder, ADAPTER)
@@ -148,7 +156,10 @@ def _local_headers(
             if frozen:
                 check_member(config, files, c.repo)
         else:
-            match_names(base, Checkpoint.open(folder))
+            files = Checkpoint.open(folder)
+            paired = match_names(base, files).names
+        if wanted:
+            return check_brought(c, wanted, Brought.in_folder(folder), base, files, paired)
     except MismatchError as error:
         return misfit(c, error)
     except HeaderError as error:

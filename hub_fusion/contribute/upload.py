@@ -11,7 +11,7 @@ from hub_fusion.errors import HubFusionError
 from hub_fusion.hub import Hub
 from hub_fusion.records import weights_identity
 from hub_fusion.weights.checkpoint import file_sha256
-from hub_fusion.weights.statistics import STATISTICS
+from hub_fusion.weights.statistics import BESIDE
 
 if TYPE_CHECKING:
     from hub_fusion.hub import Operation
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 # pickles: optimiser states, training arguments, old weights
 LEAVE = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".joblib", ".ckpt")
 HEADING = "## Statistics for fusing"
-BESIDE = f"fusion/{STATISTICS}"
 WEIGHTS = (".safetensors", ".safetensors.index.json", "adapter_config.json")
 
 

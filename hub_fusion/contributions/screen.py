@@ -1,7 +1,8 @@
 """What the weights must pass before they are fused: headers first (kilobytes), then every tensor once.
 
-Headers: the format's laws, the base's names and shapes. Tensors: finite, changed, not a copy of another contribution,
-of a length like the others' (far too long is refused, somewhat too long is capped). Survivors stay in the spool.
+Headers: the format's laws, the base's names and shapes; of statistics too (see brought.py). Tensors: finite, changed,
+not a copy of another contribution, of a length like the others' (far too long is refused, somewhat too long is capped).
+Survivors stay in the spool.
 Not covered: backdoors of normal length and clean accuracy. Such an attack passes; the gate may or may not notice it.
 """
 
@@ -17,6 +18,7 @@ from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from hub_fusion.contributions.brought import Brought, Wanted, check_brought, check_values
 from hub_fusion.errors import HeaderError, HubError, HubUnreachable, WeightsError
 from hub_fusion.recipe import Recipe, Screen
 from hub_fusion.records import Analysis, Contribution, Refusal, files_identity
@@ -27,6 +29,7 @@ from hub_fusion.weights.deltas import Deltas, Source, base_memory_names
 from hub_fusion.weights.measure import Measures, measure
 from hub_fusion.weights.names import MismatchError, match_names
 from hub_fusion.weights.remote import ADAPTER, ADAPTER_CONFIG, Spool, read_headers, weight_files
+from hub_fusion.weights.statistics import BESIDE
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -54,13 +57,21 @@ class Screened:
 
 
 def check_headers(
-    hub: Hub, c: Contribution, base: Mapping[str, TensorSpec], memory: MemoryNames, *, frozen: bool = False
+    hub: Hub,
+    c: Contribution,
+    base: Mapping[str, TensorSpec],
+    memory: MemoryNames,
+    *,
+    frozen: bool = False,
+    wanted: Wanted | None = None,
 ) -> tuple[list[FileInfo], Refusal | None]:
     """The contribution's files for the fuse, and why its headers do not pass, if they do not. Reads kilobytes.
 
     `memory` gives the base's names in memory; it is asked only for adapters whose targets are not names on disk.
     `frozen`: the base's generations are adapters, which not all that can enter weights can be part of.
+    `wanted`: the statistics that the recipe's method asks for.
     """
+    paired: dict[str, str] = {}
     try:
         sizes = hub.files(c.repo, c.sha)
         names = [ADAPTER] if c.relation == "adapter" else weight_files(hub, c.repo, c.sha, sizes)
@@ -78,7 +89,12 @@ def check_headers(
                 check_member(config, headers, c.repo)
             names.append(ADAPTER_CONFIG)
         else:
-            match_names(base, headers)
+            paired = match_names(base, headers).names
+        if wanted:
+            brought = Brought.on_hub(hub, c, sizes)
+            if refusal := check_brought(c, wanted, brought, base, headers, paired):
+                return [], refusal
+            names += [BESIDE] if brought else []
     except MismatchError as error:
         return [], misfit(c, error)
     except HeaderError as error:
@@ -99,12 +115,18 @@ def screen(
     `prepare` may put something else in the place of a downloaded contribution, or raise WeightsError.
     """
     base = Checkpoint.open(base_folder)
+    wanted = Wanted.of(recipe, (base_folder / "config.json").read_text, base)
     refusals: list[Refusal] = []
     spooled: list[tuple[Contribution, Source]] = []
     for number, c in enumerate(chosen, start=1):
         say(f"screening {number}/{len(chosen)} {c.repo}")
         files, refusal = check_headers(
-            hub, c, base, partial(base_memory_names, base_folder), frozen=recipe.publish.kind == "adapter"
+            hub,
+            c,
+            base,
+            partial(base_memory_names, base_folder),
+            frozen=recipe.publish.kind == "adapter",
+            wanted=wanted,
         )
         if refusal is None:
             try:
@@ -118,6 +140,8 @@ def screen(
             else:
                 source = Source(c.key, folder, origins[c.generation or 0], c.relation)
                 c, source, refusal = _open(c, source, base, base_folder, prepare, say)
+                if refusal is None and wanted:
+                    refusal = check_values(c, folder, wanted)
                 if refusal is None:
                     read = files_identity({file.path: file.sha256 or file.oid for file in files})
                     spooled.append((c.model_copy(update={"files_sha256": read}), source))

@@ -14,10 +14,9 @@ from hub_fusion.hub import FileInfo, Hub
 from hub_fusion.records import Credit, files_identity
 from hub_fusion.weights.checkpoint import INDEX
 from hub_fusion.weights.remote import ADAPTER, ADAPTER_CONFIG, weight_files
-from hub_fusion.weights.statistics import STATISTICS
+from hub_fusion.weights.statistics import BESIDE
 
 MANIFEST = "archive.json"
-EXTRA = f"fusion/{STATISTICS}"
 
 
 @dataclass(frozen=True)
@@ -63,7 +62,7 @@ def files_read(hub: Hub, credit: Credit) -> list[FileInfo]:
     lost = [name for name in names if name not in there]
     if lost:
         raise WeightsError(f"{credit.key} has no {', '.join(lost)}")
-    with_more = {name: there[name] for name in (*names, EXTRA) if name in there}
+    with_more = {name: there[name] for name in (*names, BESIDE) if name in there}
     more = files_identity({n: f.sha256 or f.oid for n, f in with_more.items()}) == credit.files_sha256
     return list(with_more.values()) if more else [there[name] for name in names]
 

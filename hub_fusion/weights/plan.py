@@ -113,7 +113,8 @@ def open_plan(plan: FusePlan) -> OpenPlan:
         raise faults[0]
     if faults:
         raise WeightsError(f"{len(faults)} contributions do not fit: " + "; ".join(map(str, faults)))
-    turned = turned_names(plan.base, base) if "activations" in formula.method.inputs else frozenset[str]()
+    asks = "activations" in formula.method.inputs
+    turned = turned_names((plan.base / "config.json").read_text, base) if asks else frozenset[str]()
     _check_statistics(formula, opened, turned)
     dropped = tuple(sorted(n for n in base if plan.heads == "drop" and kind_of(n) == "task"))
     added = plan_added(base, opened, dropped, plan.base) if plan.vocab == "keep" else {}
@@ -183,7 +184,7 @@ def _check_statistics(formula: BoundMethod, opened: list[Deltas], turned: frozen
     for d in opened if kinds else ():
         if d.statistics is not None:
             own = {n: d.own_name(n) for n in d.origin}
-            shapes = {o: d.files[o].shape if o in d.files else d.origin[n].shape for n, o in own.items()}
+            shapes = {o: d.origin[n].shape for n, o in own.items()} | {n: s.shape for n, s in d.files.items()}
             try:
                 check(d.statistics.files, d.statistics.shared, shapes, {own[n] for n in turned if n in own})
             except WeightsError as error:

@@ -18,7 +18,7 @@ from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hub_fusion.errors import WeightsError
+from hub_fusion.errors import RepoMissing, WeightsError
 from hub_fusion.weights.checkpoint import WRITABLE, Checkpoint, TensorSpec
 
 if TYPE_CHECKING:
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from hub_fusion.weights.places import Place
 
 STATISTICS = "statistics.safetensors"  # in the folder fusion/ of a contribution
+BESIDE = f"fusion/{STATISTICS}"
 FACTOR, REST = "activations.factor", "activations.rest"
 KINDS = ("fisher", "activations", FACTOR, REST)
 TURNED = ("c_attn.weight", "c_proj.weight", "c_fc.weight", "q_attn.weight")  # Conv1D: stored (in, out)
@@ -57,7 +58,7 @@ class Statistics:
 
     def has(self, kind: str) -> bool:
         """Whether there are any of a kind."""
-        return any(n.startswith((f"{kind}/", f"{kind}.factor/")) for n in self.files)
+        return has(self.files, kind)
 
     def gram(self, name: str, whole: Whole, *, by_trace: bool) -> np.ndarray:
         """The Gram matrix stored under `name`, float32 (in, in), symmetric; if `by_trace`, with a mean diagonal of 1.
@@ -81,6 +82,11 @@ class Statistics:
         return gram.astype(np.float32)
 
 
+def has(tensors: Iterable[str], kind: str) -> bool:
+    """As `Statistics.has`, from headers."""
+    return any(n.startswith((f"{kind}/", f"{kind}.factor/")) for n in tensors)
+
+
 def find(tensors: Mapping[str, TensorSpec], shared: Mapping[str, str], kind: str, name: str) -> str | None:
     """As `Statistics.find`, from headers."""
     kinds = (kind,) if kind == "fisher" else (kind, f"{kind}.factor")
@@ -99,11 +105,14 @@ def read_shared(about: Mapping[str, str], source: str) -> dict[str, str]:
     return shared
 
 
-def turned_names(base: Place, names: Iterable[str]) -> frozenset[str]:
-    """Of a base's tensors those of linear layers that are stored (in, out): GPT-2's and its kin's."""
+def turned_names(config_text: Callable[[], str], names: Iterable[str]) -> frozenset[str]:
+    """Of a base's tensors those of linear layers that are stored (in, out): GPT-2's and its kin's.
+
+    `config_text` gives its config.json.
+    """
     try:
-        config = json.loads((base / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
+        config = json.loads(config_text())
+    except (OSError, ValueError, RecursionError, RepoMissing):
         return frozenset()
     if not isinstance(config, dict) or config.get("model_type") not in WITH_CONV1D:
         return frozenset()
