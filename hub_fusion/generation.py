@@ -14,14 +14,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from hub_fusion.candidates import Workshop, best_candidate
 from hub_fusion.contributions.discover import EPOCH, choose, discover, due
 from hub_fusion.contributions.filters import QUIET, Circumstances, filter_contributions
 from hub_fusion.contributions.origin import Generations, identify_weights, resolve_origin
 from hub_fusion.contributions.screen import Screened, screen
 from hub_fusion.errors import RecipeError
-from hub_fusion.evaluate.gate import best_so_far, judge
 from hub_fusion.evaluate.scores import compare, compare_likelihoods
-from hub_fusion.evaluate.suite import measure, suite_id
+from hub_fusion.evaluate.suite import suite_id
 from hub_fusion.hub import Hub
 from hub_fusion.merge import find_method
 from hub_fusion.provenance import Clock, hardware, versions
@@ -30,14 +30,13 @@ from hub_fusion.publish.keep import keep_contributions
 from hub_fusion.publish.state import BaseState, check_base, fused_keys, open_base
 from hub_fusion.publish.status import read_status, tell_published, tell_queue, tell_rejected
 from hub_fusion.recipe import Recipe
-from hub_fusion.records import Attempt, Contribution, Formula, Generation, Refusal, Verdict, attempt_id, now
+from hub_fusion.records import Attempt, Contribution, Formula, Generation, Refusal, attempt_id, now
 from hub_fusion.weights.distance import drift
 from hub_fusion.weights.frozen import FrozenBase
-from hub_fusion.weights.fuse import FusePlan, FuseReport, Progress, folder_sha256, fuse
+from hub_fusion.weights.fuse import Progress
 from hub_fusion.weights.remote import ADAPTER, Spool, fetch_checkpoint
 
 if TYPE_CHECKING:
-    from hub_fusion.evaluate.scores import Measurement
     from hub_fusion.weights.compute import Compute
 
 Say = Callable[[str], None]
@@ -94,7 +93,7 @@ def _round(
         if not dry_run:
             tell_queue(hub, state, queue, refusals)
         word: Literal["known", "waiting", "planned"] = "known" if known else "planned" if reason else "waiting"
-        why = "the gate rejected just these contributions before" if known else reason or _too_few(len(queue), recipe)
+        why = "just these contributions were judged before" if known else reason or _too_few(len(queue), recipe)
         return Outcome(word, why, recipe.base, state.generation, queue=tuple(queue), refusals=tuple(refusals))
     clock = Clock()
     with clock("screen"):
@@ -179,9 +178,9 @@ def finish_round(
     frozen = None
     if recipe.publish.kind == "adapter":
         frozen = FrozenBase.open(hub, recipe.base, state.revisions, [state.generation], work)
-    report, verdict, parent, candidate = best_step(
-        recipe, compute, state, base, screened, work, clock, say, progress, frozen
-    )
+    chosen = best_candidate(Workshop(recipe, hub, compute, state, base, screened, work, clock, say, progress, frozen))
+    refusals += chosen.refusals
+    verdict = chosen.verdict
     analysis = screened.analysis
     if analysis and not frozen:
         moved = {layer: round(far, 6) for layer, far in drift(base, work / "candidate").items()}
@@ -189,26 +188,27 @@ def finish_round(
     record = Attempt(
         id=id, status="rejected", base=recipe.base, root=recipe.root or state.index.root, created_at=now(),
         parent_generation=state.generation, parent_revision=state.revision, recipe=recipe.to_yaml(),
-        contributions=tuple(c.to_credit() for c in screened.contributions), refusals=tuple(refusals),
+        contributions=tuple(c.to_credit() for c in chosen.contributions), refusals=tuple(refusals),
         method=recipe.merge.method, step=verdict.step,
         formula=Formula(options=find_method(recipe.merge.method).options | recipe.merge.options,  # defaults may change
                         seed=recipe.merge.seed, heads=recipe.merge.heads, base_revision=state.head,
                         residual=recipe.merge.residual,
                         rank=recipe.publish.rank if frozen else None),
-        parent_scores=parent.scores, candidate_scores=candidate.scores, analysis=analysis,
-        differences=compare(candidate, parent), likelihood_differences=compare_likelihoods(candidate, parent),
-        verdict=verdict, weights=report.files, versions=versions(),
+        parent_scores=chosen.parent.scores, candidate_scores=chosen.candidate.scores, analysis=analysis,
+        differences=compare(chosen.candidate, chosen.parent),
+        likelihood_differences=compare_likelihoods(chosen.candidate, chosen.parent), control=chosen.control,
+        verdict=verdict, weights=chosen.report.files, versions=versions(),
         hardware=hardware(compute.device, compute.processes), seconds=clock.seconds,
     )  # fmt: skip
     if not verdict.accepted:
         if not dry_run:
             tell_rejected(hub, state, record)
         return Outcome("rejected", verdict.reason, recipe.base, state.generation, record, refusals=tuple(refusals))
-    generation = Generation(**{**dict(record), "status": "published", "generation": state.generation + 1})
+    generation = Generation(**{**dict(record), "status": "published", "generation": state.next_generation})
     if dry_run:
         return Outcome("planned", verdict.reason, recipe.base, state.generation, generation, refusals=tuple(refusals))
     spool = Spool(work / "spool", recipe.screen.spool_bytes)
-    kept = keep_contributions(hub, recipe, state, screened.contributions, spool, say)
+    kept = keep_contributions(hub, recipe, state, chosen.contributions, spool, say)
     generation = generation.model_copy(update={"archive": kept})
     say(f"publishing {generation.tag}")
     rejected = tuple(attempt for attempt in read_status(hub, state).rejected if attempt.id != id)
@@ -218,49 +218,6 @@ def finish_round(
     spool.empty()
     return Outcome("published", verdict.reason, recipe.base, generation.generation, generation, revision,
                    refusals=tuple(refusals))  # fmt: skip
-
-
-def best_step(
-    recipe: Recipe, compute: Compute, state: BaseState, base: Path, screened: Screened, work: Path, clock: Clock,
-    say: Say, progress: Progress | None, frozen: FrozenBase | None = None,
-) -> tuple[FuseReport, Verdict, Measurement, Measurement]:  # fmt: skip
-    """Fuse into ``work/candidate`` and measure, going a smaller part of the way until the gate accepts.
-
-    `frozen` is the base where a generation is an adapter of it; to be measured it is merged into ``work/whole``.
-    Gives the report and verdict of the last step tried, and the measurements of parent and candidate.
-    """
-    cache = work / "scores"
-    with clock("evaluate"):
-        whole, digest = base, ""
-        if frozen:
-            parent_adapter = frozen.adapters.get(state.generation)
-            whole, digest = frozen.whole(parent_adapter, compute, recipe.merge.heads, progress)
-        parent = measure(whole, recipe.evaluate, weights_sha256=digest or folder_sha256(base), cache=cache,
-                         device=compute.device, progress=say)  # fmt: skip
-    best = best_so_far(state.index, parent.scores, recipe.gate)
-    shutil.rmtree(work / "candidate", ignore_errors=True)  # a killed round may have left anything there
-    tried: list[tuple[float, float]] = []
-    for step in recipe.merge.steps:
-        say(f"fusing {len(screened.sources)} contributions, step {step:g}")
-        with clock("fuse"):
-            plan = FusePlan(base, work / "candidate", tuple(screened.sources), recipe.merge.method,
-                            recipe.merge.options, step, recipe.merge.heads, seed=recipe.merge.seed,
-                            residual=recipe.merge.residual)  # fmt: skip
-            if frozen:
-                report = frozen.fuse(state.generation, plan.sources, step, recipe.publish.rank, plan.out, say)
-                whole, digest = frozen.whole(plan.out, compute, recipe.merge.heads, progress)
-            else:
-                report = compute.together(fuse, plan, progress=progress)
-                whole, digest = plan.out, report.weights_sha256
-        with clock("evaluate"):
-            candidate = measure(whole, recipe.evaluate, weights_sha256=digest, cache=cache, device=compute.device,
-                                progress=say)  # fmt: skip
-        verdict = judge(candidate.scores, parent.scores, best, recipe.gate, step)
-        tried.append((step, verdict.candidate))
-        say(verdict.reason)
-        if verdict.accepted:
-            break
-    return report, verdict.model_copy(update={"tried": tuple(tried)}), parent, candidate
 
 
 def check_recipe(recipe: Recipe) -> None:

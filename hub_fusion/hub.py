@@ -26,10 +26,10 @@ from hub_fusion import __version__
 from hub_fusion.errors import HubConflict, HubError, HubUnreachable, RepoMissing
 
 if TYPE_CHECKING:
-    from huggingface_hub import CommitOperationAdd, CommitOperationDelete
+    from huggingface_hub import CommitOperationAdd, CommitOperationCopy, CommitOperationDelete
     from huggingface_hub.hf_api import ModelInfo
 
-    Operation = CommitOperationAdd | CommitOperationDelete
+    Operation = CommitOperationAdd | CommitOperationCopy | CommitOperationDelete
 
 T = TypeVar("T")
 RETRIES = 4

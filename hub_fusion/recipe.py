@@ -194,10 +194,20 @@ class Evaluate(Section):
 
 
 class Gate(Section):
-    """When a candidate is published. Margins are in accuracy (0.02 is two points); of likelihoods, in nats."""
+    """When a candidate is published: evaluate/gate.py says the rules.
+
+    Margins are in accuracy (0.02 is two points); of likelihoods, in nats.
+    """
 
     epsilon: float = Field(0.02, ge=0, description="allowed loss against the parent")
     epsilon_best: float | None = Field(None, ge=0, description="allowed loss against the best generation; default 2ε")
+    epsilon_root: float | None = Field(None, ge=0, description="allowed loss against gen-0; default ε")
+    delta: float | None = Field(0.05, ge=0, description="allowed loss on any one gate task; null: any")
+    test: Literal["means", "significance", "noninferiority"] = Field(
+        "significance",
+        description="significance: losses within the margins, and none that is certain; noninferiority: certainly "
+        "within the margins; means: within the margins, whatever the noise",
+    )
     protocols: tuple[Literal["probe", "fewshot", "finetune", "logme"], ...] = Field(
         (), description="what decides; empty: all accuracies that were measured"
     )
@@ -210,6 +220,22 @@ class Gate(Section):
         if apart and (set(protocols) - apart or len(apart) > 1):
             raise ValueError(f"{', '.join(sorted(apart))} has no common mean with others; let it decide alone")
         return protocols
+
+
+class Search(Section):
+    """How the candidate is chosen, by gate tasks alone. Everything that is measured counts, but for the parent."""
+
+    evaluations: int = Field(8, ge=1, description="measurements at most; one is always made")
+    seconds: float | None = Field(None, gt=0, description="no further measurement after so many seconds of measuring")
+    steps: Literal["best", "first"] = Field(
+        "best", description="of merge.steps: the best that the gate accepts, or the first"
+    )
+    contributions: Literal["all", "leave-one-out", "greedy-soup"] = Field(
+        "all", description="leave-one-out: without those that certainly made it worse; greedy-soup: see evaluate/soup"
+    )
+    control: Literal["off", "cheapest", "all"] = Field(
+        "cheapest", description="a random step of equal length, measured by the cheapest protocol or by all"
+    )
 
 
 class Publish(Section):
@@ -244,6 +270,7 @@ class Recipe(Section):
     screen: Screen = Screen()
     merge: Merge = Merge()
     evaluate: Evaluate = Evaluate()
+    search: Search = Search()
     gate: Gate = Gate()
     publish: Publish = Publish()
     archive: Archive = Archive()
@@ -295,9 +322,10 @@ class Recipe(Section):
 
     def decisive(self) -> str:
         """Canonical JSON of what decides the weights and the verdict (not: when, where to, how often)."""
-        keep = self.model_dump(mode="json", include={"base", "contributions", "screen", "merge", "gate"})
+        keep = self.model_dump(mode="json", include={"base", "contributions", "screen", "merge", "search", "gate"})
         keep["contributions"].pop("include")
         keep["screen"].pop("spool_bytes")
+        keep["search"].pop("control")
         keep["merge"].pop("vocab")  # has no second value
         keep["merge"].pop("residual")  # decides the weights of the next generation, through the base
         if self.publish.kind == "adapter":
@@ -390,8 +418,13 @@ evaluate:               # is it a better base? Held-out tasks that no contributo
   finetune: null        # {{}}: with all training examples and early stopping; hours where few-shot takes minutes
   logme: null           # {{}}: how well a linear model explains the labels; told, decides nothing
 
+search:
+  evaluations: 8        # measurements of a round at most: of steps, of contributions left out, of a random control
+  contributions: all    # leave-one-out | greedy-soup: drop those that make it worse (costs measurements)
+
 gate:
-  epsilon: 0.02         # the mean over the gate tasks may fall by so much
+  epsilon: 0.02         # the mean over the gate tasks may fall by so much, if that may be noise; a certain loss never
+  delta: 0.05           # no gate task may certainly have lost more
 
 archive:
   keep: none            # adapters | all: keep copies, so that generations can be made again when contributors delete

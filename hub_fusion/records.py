@@ -212,6 +212,44 @@ class Difference(Estimate):
     protocol: str
 
 
+class Rule(Record):
+    """One rule of the gate, and the numbers it looked at: the candidate minus what it was held against."""
+
+    name: Literal["parent", "best", "root", "task"] = Field(description="task: the parent, on one gate task")
+    against: str = Field(description="gen-N")
+    task: str | None = None
+    passed: bool
+    change: float
+    low: float | None = Field(None, description="of the paired interval; null: there were only means to compare")
+    high: float | None = None
+    allowed: float = Field(description="a loss, not negative")
+
+
+class Trial(Record):
+    """One candidate that was measured while the best one was searched for."""
+
+    kind: Literal["step", "without", "alone", "with"] = Field(
+        description="step: all or the chosen contributions; the others name one: left out, by itself, added to the soup"
+    )
+    contribution: str | None = Field(None, description="repo@sha")
+    members: int = Field(description="contributions that were fused")
+    step: float
+    candidate: float = Field(description="mean over the gate tasks")
+    change: Estimate | None = Field(
+        None, description="step: minus the parent; without: minus the candidate with all; paired; null: not compared"
+    )
+    accepted: bool = Field(description="by the gate")
+
+
+class Control(Record):
+    """A random step from the parent that is in every tensor as long as the candidate's: what any movement would do."""
+
+    norm: float = Field(description="Euclidean length of the step over the whole model")
+    seed: int
+    scores: Scores = Field(description="by the protocols that it was measured with")
+    differences: tuple[Difference, ...] = Field(description="candidate minus control, paired")
+
+
 class Verdict(Record):
     """What the gate said, with the numbers it looked at (mean accuracy over the gate tasks)."""
 
@@ -223,6 +261,9 @@ class Verdict(Record):
     epsilon: float
     reason: str
     tried: tuple[tuple[float, float], ...] = Field((), description="(step, candidate's gate mean) of every step tried")
+    test: str = Field("means", description="how losses were judged; old records: by means")
+    rules: tuple[Rule, ...] = Field((), description="empty in old records")
+    trials: tuple[Trial, ...] = Field((), description="everything that was measured to choose the candidate, in order")
 
 
 class Formula(Record):
@@ -278,6 +319,7 @@ class Attempt(Record):
     analysis: Analysis | None = Field(None, description="null in old records")
     differences: tuple[Difference, ...] = ()
     likelihood_differences: tuple[Difference, ...] = Field((), description="of log-likelihoods, in nats")
+    control: Control | None = Field(None, description="null: not measured")
     verdict: Verdict | None = None
     weights: dict[str, str] = Field(default_factory=dict, description="weight file → sha256")
     versions: dict[str, str] = Field(default_factory=dict)
@@ -318,11 +360,20 @@ def _small(scores: Iterable[Score]) -> tuple[Score, ...]:
     return tuple(s.model_copy(update={"per_seed": (), "seconds": 0.0, "shown": 0}) for s in scores if s.task is None)
 
 
+class Withdrawal(Record):
+    """Why and when a generation was withdrawn."""
+
+    reason: str
+    at: Moment
+    to_generation: int = Field(description="whose weights main has since")
+
+
 class Generation(Attempt):
     """A published attempt: ``fusion/gen-N.json``, written in the same commit as its weights."""
 
     status: Literal["root", "published", "yanked"] = "published"
     generation: int
+    withdrawn: Withdrawal | None = Field(None, description="of a yanked one, on main; at its tag it is as published")
 
 
 class IndexEntry(Record):
@@ -426,6 +477,17 @@ def files_identity(digests: Mapping[str, str]) -> str:
 def generation_number(tag: str) -> int | None:
     """N of the tag ``gen-N``, None for every other tag."""
     found = re.fullmatch(r"gen-(0|[1-9][0-9]{0,8})", tag, re.ASCII)
+    return int(found[1]) if found else None
+
+
+def withdrawal_title(withdrawn: int, restored: int) -> str:
+    """The title of a commit that withdraws a generation; `restored_generation` reads it."""
+    return f"Withdraw gen-{withdrawn}: main has the weights of gen-{restored} again"
+
+
+def restored_generation(title: str) -> int | None:
+    """Whose weights a commit brought back, None for a commit that withdraws nothing."""
+    found = re.fullmatch(r"Withdraw gen-\d{1,9}: main has the weights of gen-(\d{1,9}) again", title, re.ASCII)
     return int(found[1]) if found else None
 
 

@@ -102,7 +102,7 @@ def test_the_template_is_a_recipe_with_the_defaults() -> None:
         ),
         (
             "base: a/b\ngate: {zzz: 1}",
-            "unknown key 'gate.zzz'; known are epsilon, epsilon_best, protocols, require_tasks",
+            "unknown key 'gate.zzz'; known are delta, epsilon, epsilon_best, epsilon_root, protocols, require_tasks",
         ),
         ("base: a/b\nround: 5", "round: Input should be a valid dictionary"),
         ("base: a/b\nround: {min_contributions: 9, max_contributions: 3}", "min_contributions 9 > max_contributions 3"),

@@ -14,7 +14,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING
 
 from hub_fusion.errors import HubError, HubUnreachable, RepoMissing
-from hub_fusion.records import Contribution, KnownBy, Refusal, generation_number, weights_identity
+from hub_fusion.records import Contribution, KnownBy, Refusal, generation_number, restored_generation, weights_identity
 
 if TYPE_CHECKING:
     from hub_fusion.hub import Hub
@@ -26,20 +26,25 @@ class Generations:
 
     commits: tuple[tuple[int, str, datetime], ...]
     history: dict[str, int]  # commit of main → the generation whose weights it has
+    timeline: tuple[tuple[datetime, int], ...] = ()  # from when on main had which one's weights, if not in their order
 
     @classmethod
     def of(cls, hub: Hub, base: str) -> Generations:
         """Read tags and history. A commit between two generations (a card edit) has the earlier one's weights."""
         tags = {sha: n for tag, sha in hub.tags(base).items() if (n := generation_number(tag)) is not None}
-        commits, history = [], {}
+        commits, history, timeline, numbers = [], {}, list[tuple[datetime, int]](), set(tags.values())
         newest: int | None = None
         for commit in reversed(hub.commits(base)):
             if commit.sha in tags:
                 newest = tags[commit.sha]
                 commits.append((newest, commit.sha, commit.created_at))
+                timeline.append((commit.created_at, newest))
+            elif (back := restored_generation(commit.title)) is not None and back in numbers:
+                newest = back  # a generation was withdrawn
+                timeline.append((commit.created_at, newest))
             if newest is not None:
                 history[commit.sha] = newest
-        return cls(tuple(sorted(commits)), history)
+        return cls(tuple(sorted(commits)), history, tuple(timeline))
 
     def revision(self, generation: int) -> str:
         """The commit of a generation."""
@@ -53,9 +58,10 @@ class Generations:
         return next((number for number, _, _ in self.commits if claim == f"gen-{number}"), None)
 
     def at(self, date: datetime) -> int:
-        """The newest generation that existed at this time (the first one for earlier times)."""
-        place = bisect.bisect_right([made for _, _, made in self.commits], date)
-        return self.commits[max(place - 1, 0)][0]
+        """The generation whose weights main had at this time (the first one for earlier times)."""
+        timeline = self.timeline or tuple((made, number) for number, _, made in self.commits)
+        place = bisect.bisect_right([made for made, _ in timeline], date)
+        return timeline[max(place - 1, 0)][1]
 
 
 def resolve_origin(

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any, cast
 
 import numpy as np
@@ -56,11 +57,18 @@ def resample(answers: np.ndarray[Any, Any], stream: int = 0) -> np.ndarray[Any, 
     answers give exactly that constant. The draws depend on shape and `stream` alone.
     """
     seeds, examples = answers.shape
-    random = np.random.default_rng([BOOTSTRAP_SEED, stream])
-    of_seeds = random.multinomial(seeds, np.full(seeds, 1 / seeds), RESAMPLES).astype(np.float64)
-    of_examples = random.multinomial(examples, np.full(examples, 1 / examples), RESAMPLES).astype(np.float64)
+    of_seeds, of_examples = (drawn.astype(np.float64) for drawn in _draws(seeds, examples, stream))
     sums: np.ndarray[Any, Any] = ((of_seeds @ answers.astype(np.float64)) * of_examples).sum(1)
     return sums / (seeds * examples)
+
+
+@lru_cache(maxsize=64)
+def _draws(seeds: int, examples: int, stream: int) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+    """How often each seed and each example is drawn, (resamples, seeds) and (resamples, examples); slow to make."""
+    random = np.random.default_rng([BOOTSTRAP_SEED, stream])
+    of_seeds = random.multinomial(seeds, np.full(seeds, 1 / seeds), RESAMPLES)
+    of_examples = random.multinomial(examples, np.full(examples, 1 / examples), RESAMPLES)
+    return of_seeds.astype(np.uint16), of_examples.astype(np.uint16)  # 2 MB for a thousand examples
 
 
 def summarise(

@@ -23,7 +23,7 @@ from hub_fusion.evaluate.logme import run_logme
 from hub_fusion.evaluate.probe import run_probe
 from hub_fusion.evaluate.scores import LIKELIHOODS, Cost, Key, Measurement, summarise
 from hub_fusion.evaluate.tasks import TaskData, load_task
-from hub_fusion.recipe import Evaluate
+from hub_fusion.recipe import Evaluate, Gate
 from hub_fusion.records import Role
 
 PROTOCOL_VERSION = 1  # to be raised when a protocol changes what it computes
@@ -47,7 +47,7 @@ def measure(
     begin = time.monotonic()
     tasks = _load_tasks(evaluate)
     suite = _identify(evaluate, tasks)
-    file = cache / f"{weights_sha256[:32]}-{suite[:32]}.npz" if cache else None
+    file = _cache_file(cache, weights_sha256, suite) if cache else None
     header = {"suite": suite, "weights_sha256": weights_sha256}
     if file and (kept := read_cache(file, header)):
         return gather_up(*kept[:2], suite=suite, weights_sha256=weights_sha256, seconds=kept[2])
@@ -107,6 +107,25 @@ def gather_up(
         {key: matrix for key, matrix in answers.items() if (key[2] in LIKELIHOODS) == apart} for apart in (False, True)
     )
     return Measurement(scores, correct, likelihoods)
+
+
+def recall(cache: Path, weights_sha256: str, suite: str) -> Measurement | None:
+    """What a checkpoint answered in a suite, if it was measured with this cache."""
+    header = {"suite": suite, "weights_sha256": weights_sha256}
+    kept = read_cache(_cache_file(cache, weights_sha256, suite), header)
+    return gather_up(*kept[:2], suite=suite, weights_sha256=weights_sha256, seconds=kept[2]) if kept else None
+
+
+def cheapest(evaluate: Evaluate, gate: Gate) -> Evaluate:
+    """The same tasks by one protocol alone: of those that decide, the first that is carried out, the cheapest."""
+    protocols = list(protocols_of(evaluate, FeatureStore(None, "")))
+    accuracies = [p for p in protocols if p not in LIKELIHOODS] or protocols
+    chosen = [p for p in protocols if p in (gate.protocols or accuracies)][:1]
+    return evaluate.model_copy(update={p: None for p in protocols if p not in chosen})
+
+
+def _cache_file(cache: Path, weights_sha256: str, suite: str) -> Path:
+    return cache / f"{weights_sha256[:32]}-{suite[:32]}.npz"
 
 
 def _load_tasks(evaluate: Evaluate) -> list[TaskData]:

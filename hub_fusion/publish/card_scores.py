@@ -12,7 +12,8 @@ from hub_fusion.records import Estimate, Generation, Index, IndexEntry, Score, S
 
 HEADLINES = [(role, protocol) for role in ("report", "gate") for protocol in ("fewshot", "probe")]
 RECENT = 10
-ROLES = {"gate": "gate examples", "report": "examples that the gate never saw"}
+NOTICED = (1.96 + 0.84) / 1.96  # half intervals: a loss of so many is certain in four of five cases
+ROLES = {"gate": "gate examples", "report": "examples that the gate never saw", "seen": "tasks that were trained on"}
 
 
 class Standing:
@@ -66,9 +67,33 @@ class Standing:
             text += f" What it said: {md(self.record.verdict.reason, 240)}."
         if self.rejected:
             text += f" It rejected {self.rejected} other attempt{'s' if self.rejected > 1 else ''} from {self.parent}."
+        text += "".join(f" {sentence}" for sentence in (self.power(), self.control()) if sentence)
         if any(e.scores and e.suite != self.scores.suite for e in self.entries):
             text += " Generations marked † were measured with another suite and do not compare."
         return text
+
+    def control(self) -> str:
+        """How it compares with a random step of equal length, in one sentence; "" if that was not measured."""
+        control = self.record.control
+        found = {(d.role, d.protocol): d for d in control.differences} if control else {}
+        key = next((key for key in self.keys if key in found), None)
+        if key is None:
+            return ""
+        change = found[key]
+        how = "better" if change.low > 0 else "worse" if change.high < 0 else "not distinguishable"
+        where = f"{md(PROTOCOLS.get(key[1], key[1]))}, {ROLES[key[0]]}"
+        text = f"A random step from {self.parent} of the same length in every tensor ({where}): this generation is "
+        text += f"{percent(change.mean, sign=True)} beside it ({_range(change, sign=True)}), {how}. "
+        text += "A merge that does not beat random steps has shown nothing"
+        return text + (" by this protocol." if how != "better" else ".")
+
+    def power(self) -> str:
+        """The smallest loss that the gate would have noticed in four of five cases; "" if it cannot be told."""
+        rule = next((r for r in self.record.verdict.rules if r.name == "parent"), None) if self.record.verdict else None
+        if rule is None or rule.low is None or rule.high is None or rule.high == rule.low:
+            return ""
+        drop = NOTICED * (rule.high - rule.low) / 2
+        return f"A loss of {percent(drop)} points of the gate's mean would have been certain in four of five cases."
 
     def history(self) -> tuple[str, str]:
         """The table of the newest generations and that of the older ones; "" where there are none."""

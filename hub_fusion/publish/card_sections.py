@@ -87,7 +87,7 @@ class Facts:
 
     def banner(self) -> str:
         if self.record.status != "yanked":
-            return ""
+            return withdrawn_notice(self.index, self.record.generation)
         return (
             f"**Withdrawn.** Do not start from {self.record.tag}; its tag and number stay, {code('main')} has moved on."
         )
@@ -248,6 +248,15 @@ class Facts:
         ]
         check = fence("hub-fusion check your-name/your-finetune", "bash")
         return f"{fence(chr(10).join(lines), 'python')}\n\n{check}"
+
+
+def withdrawn_notice(index: Index, generation: int) -> str:
+    """That generations after this one were withdrawn and main has its weights again; "" if that is not so."""
+    later = [e for e in index.generations if (e.generation or 0) > generation]
+    if not later or any(e.status != "yanked" for e in later):
+        return ""
+    told = ", ".join(f"gen-{e.generation} ({md(e.reason, 200)})" for e in later[-5:])
+    return f"**Back at gen-{generation}.** {code('main')} has its weights again. No longer to be started from: {told}."
 
 
 def count(n: int, noun: str) -> str:

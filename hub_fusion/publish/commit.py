@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from hub_fusion.errors import HubConflict, HubError, RecordError
 from hub_fusion.hub import FileInfo, Hub
 from hub_fusion.publish.card import render_card
+from hub_fusion.publish.card_sections import withdrawn_notice
 from hub_fusion.publish.lineage import INDEX_PATH, append
 from hub_fusion.publish.state import BaseState, read_record, record_path
 from hub_fusion.records import Attempt, Generation, Index, generation_number
@@ -155,7 +156,20 @@ def card_of(hub: Hub, state: BaseState, revision: str | None = None) -> str:
             f"{state.repo} has no record of {revision or 'a generation'}; there are {known or 'none yet'}"
         )
     at = state.revisions[number]
-    return _card(hub, state, read_record(hub, state.repo, number, at), state.index, at, hub.files(state.repo, at), None)
+    record = read_record(hub, state.repo, number, at)
+    if any(entry.generation == number and entry.status == "yanked" for entry in state.index.entries):
+        record = record.model_copy(update={"status": "yanked"})
+    return _card(hub, state, record, state.index, at, hub.files(state.repo, at), None)
+
+
+def card_for(hub: Hub, state: BaseState, generation: int, index: Index, there: Mapping[str, FileInfo]) -> str:
+    """Main's card when it has this generation's weights again; that of gen-0 is the one from before the first fuse."""
+    at = state.revisions[generation]
+    if generation:
+        return _card(hub, state, read_record(hub, state.repo, generation, at), index, state.head, there, None)
+    text = hub.read_text(state.repo, CARD, revision=at) if CARD in hub.files(state.repo, at) else ""
+    head, mark, body = text.partition("\n---\n") if text.startswith("---\n") else ("", "", text)
+    return f"{head}{mark}\n> {withdrawn_notice(index, 0)}\n\n{body.lstrip()}"
 
 
 def _title(record: Generation) -> str:

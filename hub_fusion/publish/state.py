@@ -29,13 +29,18 @@ class BaseState:
 
     @property
     def newest(self) -> IndexEntry:
-        """The newest generation: what the round is fused onto."""
-        return self.index.generations[-1]
+        """The newest generation that was not withdrawn: what the round is fused onto."""
+        return [entry for entry in self.index.generations if entry.status != "yanked"][-1]
 
     @property
     def generation(self) -> int:
         """Its number."""
         return self.newest.generation or 0
+
+    @property
+    def next_generation(self) -> int:
+        """The number of the next one; those of withdrawn ones are not used again."""
+        return (self.index.generations[-1].generation or 0) + 1
 
     @property
     def revision(self) -> str:
@@ -95,7 +100,7 @@ def check_base(hub: Hub, state: BaseState) -> None:
 
     A tag is taken; or main's weights are not the newest generation's, and fusing would silently undo that change.
     """
-    foreign = {number: commit for number, commit in state.revisions.items() if number > state.generation}
+    foreign = {number: commit for number, commit in state.revisions.items() if number >= state.next_generation}
     if foreign:
         names = ", ".join(f"gen-{number} on {commit[:8]}" for number, commit in sorted(foreign.items()))
         raise HubConflict(
@@ -122,7 +127,7 @@ def read_record(hub: Hub, repo: str, generation: int, revision: str) -> Generati
 def fused_keys(hub: Hub, state: BaseState) -> frozenset[str]:
     """What is in any generation: ``repo@sha`` of every contribution, and the sha256 of its weights.
 
-    Also the generations' own weights: a generation published again is no contribution.
+    Not what was in withdrawn ones. Also the generations' own weights: a generation published again is no contribution.
     """
     keys: set[str] = set()
     for entry in state.index.generations:
@@ -130,6 +135,8 @@ def fused_keys(hub: Hub, state: BaseState) -> frozenset[str]:
             revision = state.revisions[entry.generation]
             record = read_record(hub, state.repo, entry.generation, revision)
             keys.add(weights_identity(record.weights.values()))
+            if entry.status == "yanked":
+                continue  # what went into it went out again with it
             for credit in record.contributions:
                 keys.update(k for k in (credit.key, credit.weights_sha256) if k)
     return frozenset(keys)

@@ -98,13 +98,17 @@ class FrozenBase:
         return FuseReport(made.files, 2 * made.modules, made.bytes_written, 1, "cpu", seconds, made.dropped)
 
     def whole(
-        self, adapter: Path | None, compute: Compute, heads: Literal["drop", "keep"], progress: Progress | None
-    ) -> tuple[Path, str]:
-        """The model that an adapter makes of the root, to be measured, and the sha256 of its weights."""
+        self, adapter: Path | None, compute: Compute, heads: Literal["drop", "keep"], progress: Progress | None,
+        name: str = "whole",
+    ) -> tuple[Path, str]:  # fmt: skip
+        """The model that an adapter makes of the root, to be measured, and the sha256 of its weights.
+
+        It lies in the work folder under `name`.
+        """
         if adapter is None:
             return self.root, folder_sha256(self.root)
         source = Source("adapter", adapter, self.root, "adapter")
-        plan = FusePlan(self.root, self.work / "whole", (source,), heads=heads)
+        plan = FusePlan(self.root, self.work / name, (source,), heads=heads)
         shutil.rmtree(plan.out, ignore_errors=True)  # of another adapter under the same name
         return plan.out, compute.together(fuse, plan, progress=progress).weights_sha256
 

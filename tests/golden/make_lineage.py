@@ -20,12 +20,14 @@ from hub_fusion.publish.lineage import append, root_index
 from hub_fusion.recipe import Recipe
 from hub_fusion.records import (
     Attempt,
+    Control,
     Credit,
     Difference,
     Formula,
     Generation,
     Index,
     Refusal,
+    Rule,
     Score,
     Scores,
     Status,
@@ -150,6 +152,35 @@ def compare(candidate: Scores, parent: Scores) -> tuple[Difference, ...]:
     )
 
 
+def rules(candidate: Scores, parent: Scores, number: int, best: float) -> tuple[Rule, ...]:
+    """What the gate held the candidate against: the parent, the best generation, every task."""
+    change = round(candidate.mean("gate") - parent.mean("gate"), 6)
+    over = {"change": change, "low": round(change - 0.0061, 6), "high": round(change + 0.0058, 6)}
+    certain = change < -EPSILON or over["high"] < 0
+    found = [Rule(name="parent", against=f"gen-{number}", passed=not certain, allowed=EPSILON, **over)]
+    to_best = round(candidate.mean("gate") - best, 6)
+    found.append(Rule(name="best", against=f"gen-{number}", passed=to_best >= -2 * EPSILON, change=to_best,
+                      allowed=2 * EPSILON))  # fmt: skip
+    for task in TASKS:
+        ours, theirs = (
+            statistics.fmean(s.mean for s in scores.tasks if s.task == task and s.role == "gate")
+            for scores in (candidate, parent)
+        )
+        down = round(ours - theirs, 6)
+        found.append(Rule(name="task", against=f"gen-{number}", task=task, passed=down >= -0.05, change=down,
+                          low=round(down - 0.02, 6), high=round(down + 0.02, 6), allowed=0.05))  # fmt: skip
+    return tuple(found)
+
+
+def control(model: str, scores: Scores, gain: float) -> Control:
+    """A random step from a parent of that `gain`, measured by the probe alone."""
+    found = measure(f"{model} beside a random step", gain - 0.003)
+    probe = {name: tuple(s for s in getattr(found, name) if s.protocol == "probe") for name in ("tasks", "means")}
+    changes = tuple(d for d in compare(scores, found) if d.protocol == "probe")
+    return Control(norm=1.8342, seed=0, scores=found.model_copy(update={**probe, "suite": digest("probe", *TASKS)}),
+                   differences=changes)  # fmt: skip
+
+
 def credits(rows: list[Row]) -> tuple[Credit, ...]:
     """The contributions of a round; the authors share the votes equally, the longest task vector is capped."""
     authors = [row[0].partition("/")[0] for row in rows]
@@ -228,8 +259,11 @@ def attempt(
         "parent_scores": parent_scores,
         "candidate_scores": scores,
         "differences": compare(scores, parent_scores),
+        "control": control(models[1], scores, gains[0]) if number == 3 else None,  # older ones had none yet
         "verdict": Verdict(
             accepted=accepted, step=tried[-1][0], epsilon=EPSILON,
+            test="significance" if number == 3 else "means",
+            rules=rules(scores, parent_scores, parent, best) if number == 3 else (),
             candidate=round(after, 6), parent=round(before, 6), best=round(best, 6),
             tried=tuple((step, round(mean, 6)) for step, mean in tried),
             reason=f"{margin}; {'within' if accepted else 'beyond'} the allowed loss of {100 * EPSILON:.1f} points",

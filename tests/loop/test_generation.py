@@ -180,7 +180,12 @@ def test_a_rejected_attempt_is_told_remembered_and_not_made_again(empty: World, 
 
     empty.contribute_all(seed=50)
     empty.contribute(LATER, seed=60)
-    assert empty.run(empty.recipe(**judged(task), merge={"steps": [1.0]}, gate={"epsilon": 0.3})).generation == 1
+    assert (
+        empty.run(
+            empty.recipe(**judged(task), merge={"steps": [1.0]}, gate={"epsilon": 0.3, "test": "means", "delta": None})
+        ).generation
+        == 1
+    )
     ids = [outcome.record.id, other.record.id]
     assert [e.id for e in empty.index().entries if e.status == "rejected"] == ids
     assert {f"fusion/attempts/{id}.json" for id in ids} <= set(empty.maintainer.files(BASE, "gen-1"))
@@ -190,7 +195,9 @@ def test_a_rejected_attempt_is_told_remembered_and_not_made_again(empty: World, 
 def test_a_smaller_step_is_tried_where_the_whole_way_is_too_far(empty: World, task: Path) -> None:
     """The whole way flattens all features to one; a tenth of it scales them, which a probe hardly notices."""
     empty.contribute_all(seed=1, change=harmful)
-    outcome = empty.run(empty.recipe(**judged(task), merge={"steps": [1.0, 0.1]}, gate={"epsilon": 0.1}))
+    outcome = empty.run(
+        empty.recipe(**judged(task), merge={"steps": [1.0, 0.1]}, gate={"test": "means", "epsilon": 0.1})
+    )
     assert outcome.status == "published" and outcome.record and outcome.record.verdict
     assert [step for step, _ in outcome.record.verdict.tried] == [1.0, 0.1] and outcome.record.step == 0.1
     base, found = empty.weights("gen-0"), empty.weights("gen-1")
@@ -200,11 +207,11 @@ def test_a_smaller_step_is_tried_where_the_whole_way_is_too_far(empty: World, ta
 def test_small_losses_do_not_add_up(empty: World, task: Path) -> None:
     """The gate holds the candidate against the best generation too, not only against a parent that lost already."""
     empty.contribute_all(seed=1, change=harmful)
-    blind = {"epsilon": 1.0, "epsilon_best": 1.0}
+    blind = {"test": "means", "epsilon": 1.0, "epsilon_best": 1.0, "delta": None}
     assert empty.run(empty.recipe(**judged(task), merge={"steps": [1.0]}, gate=blind)).status == "published"
     empty.contribute_all(seed=10, change=idle)
     outcome = empty.run(
-        empty.recipe(**judged(task), merge={"steps": [1.0]}, gate={"epsilon": 1.0, "epsilon_best": 0.1})
+        empty.recipe(**judged(task), merge={"steps": [1.0]}, gate=blind | {"epsilon_best": 0.1, "epsilon_root": 1.0})
     )
     assert outcome.status == "rejected" and outcome.record and (verdict := outcome.record.verdict)
     assert verdict.candidate >= verdict.parent - verdict.epsilon and verdict.candidate < verdict.best - 0.1
