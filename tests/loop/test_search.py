@@ -42,7 +42,7 @@ def test_the_budget_bounds_what_is_measured(empty: World, task: Path) -> None:
 
 
 def test_who_makes_the_candidate_worse_is_left_out_and_told(empty: World, task: Path) -> None:
-    """Where positions are a thousand million, nothing of an image is left in 24 bits: dora's share suffices for that."""
+    """Where positions are a thousand million, nothing of an image is left in 24 bits; a share of it suffices."""
     import torch
 
     def ruinous(tensors: Tensors, seed: int) -> Tensors:
