@@ -44,7 +44,7 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a round came to. `waiting`: too few contributions; `known`: the gate rejected just these before."""
+    """What a round came to. `waiting`: too few contributions; `known`: just these were judged before."""
 
     status: Literal["published", "rejected", "waiting", "known", "planned"]
     reason: str
