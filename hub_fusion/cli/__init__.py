@@ -8,7 +8,20 @@ from __future__ import annotations
 
 import typer
 
-from hub_fusion.cli import adapters, again, contributor, demo, hub, loop, maintainer, merge, simulate, space, withdraw
+from hub_fusion.cli import (
+    adapters,
+    again,
+    contributor,
+    demo,
+    hub,
+    loop,
+    maintainer,
+    merge,
+    rank,
+    simulate,
+    space,
+    withdraw,
+)  # fmt: skip
 from hub_fusion.cli.output import fail
 
 app = typer.Typer(
@@ -17,7 +30,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
     help="Recycle community finetunes into better base models on the Hugging Face Hub.",
 )  # fmt: skip
-for family in (contributor, loop, maintainer, merge, adapters, again, withdraw, simulate, demo):
+for family in (contributor, loop, maintainer, rank, merge, adapters, again, withdraw, simulate, demo):
     for command in family.COMMANDS:
         app.command()(command)
 app.add_typer(hub.app, name="hub")

@@ -24,7 +24,7 @@ from .conftest import Call
 
 HEAVY = ("torch", "transformers", "accelerate", "huggingface_hub")
 COMMANDS = ("check", "contribute", "run", "watch", "lineage", "status", "init", "discover", "filter", "screen",
-            "evaluate", "publish", "card", "fuse", "methods", "reproduce", "replay", "demo", "hub serve",
+            "evaluate", "publish", "card", "fuse", "methods", "rank", "reproduce", "replay", "demo", "hub serve",
             "hub user add")  # fmt: skip
 PRINTABLE = re.compile(r"[^\x00-\x09\x0b-\x1f\x7f-\x9f\u2028\u2029]*")  # newlines may occur
 
