@@ -143,6 +143,14 @@ class LogME(Probe):
     """LogME: the log evidence of a linear model on the frozen body's features."""
 
 
+class Perplexity(Section):
+    """Log-likelihood per token of language models on tasks of plain text (and on no others)."""
+
+    window: int = Field(256, ge=2, description="tokens")
+    windows: int = Field(1000, ge=1, description="at most, of each part")
+    mask: float = Field(0.15, gt=0, lt=1, description="share of the tokens that masked language models predict")
+
+
 class EarlyStopping(Section):
     """When training ends: accuracy on a part of the training examples no longer rises; the best look counts."""
 
@@ -188,6 +196,7 @@ class Evaluate(Section):
     fewshot: FewShot | None = FewShot()
     finetune: Finetune | None = None
     logme: LogME | None = None
+    perplexity: Perplexity | None = Perplexity()
     seeds: int = Field(5, ge=1)
     max_test_examples: int = Field(1000, ge=10)
     max_length: int = Field(128, ge=8, description="tokens")
@@ -208,7 +217,7 @@ class Gate(Section):
         description="significance: losses within the margins, and none that is certain; noninferiority: certainly "
         "within the margins; means: within the margins, whatever the noise",
     )
-    protocols: tuple[Literal["probe", "fewshot", "finetune", "logme"], ...] = Field(
+    protocols: tuple[Literal["probe", "fewshot", "finetune", "logme", "perplexity"], ...] = Field(
         (), description="what decides; empty: all accuracies that were measured"
     )
     require_tasks: bool = Field(True, description="refuse to publish what was not measured")

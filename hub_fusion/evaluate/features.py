@@ -21,6 +21,7 @@ from hub_fusion.evaluate.kept import DAMAGED, save_arrays
 from hub_fusion.evaluate.models import Encode, load_body, load_encode
 from hub_fusion.evaluate.tasks import TaskData
 from hub_fusion.recipe import Pooling
+from hub_fusion.weights.compute import split_on_out_of_memory
 
 if TYPE_CHECKING:
     import torch
@@ -116,11 +117,15 @@ def extract_features(
     """One vector of the last hidden state for each input, (n, hidden) float64; see `recipe.Probe` for `pooling`."""
     import torch
 
+    def vectors(rows: Array) -> Array:
+        batch = {name: value.to(device) for name, value in encode(inputs[rows]).items()}
+        pooled = _pool(body(**batch).last_hidden_state, batch.get("attention_mask"), pooling)
+        return np.asarray(pooled.double().cpu().numpy())
+
     found: Array | None = None
     with torch.inference_mode():
-        for rows in by_length(inputs, BATCH):
-            batch = {name: value.to(device) for name, value in encode(inputs[rows]).items()}
-            values = _pool(body(**batch).last_hidden_state, batch.get("attention_mask"), pooling).double().cpu().numpy()
+        batches = by_length(inputs, BATCH)
+        for rows, values in (pair for batch in batches for pair in split_on_out_of_memory(vectors, batch)):
             found = np.empty((len(inputs), values.shape[1])) if found is None else found
             found[rows] = values
     assert found is not None, "a part of a task has examples"

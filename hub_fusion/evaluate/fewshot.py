@@ -25,6 +25,7 @@ from hub_fusion.evaluate.task_files import Examples
 from hub_fusion.evaluate.tasks import TaskData
 from hub_fusion.recipe import FewShot, Finetune, Training
 from hub_fusion.records import Role
+from hub_fusion.weights.compute import split_on_out_of_memory
 
 if TYPE_CHECKING:
     import torch
@@ -142,10 +143,15 @@ def predict(
 
     model.eval()
     found = np.empty(len(inputs), dtype=np.int64)
+
+    def labels(rows: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        logits = _logits(model, encode, inputs[rows], device)
+        return np.asarray(torch.where(logits.isfinite().all(1), logits.argmax(1), -1).cpu().numpy())
+
     with torch.inference_mode():
-        for rows in by_length(inputs, BATCH):
-            logits = _logits(model, encode, inputs[rows], device)
-            found[rows] = torch.where(logits.isfinite().all(1), logits.argmax(1), -1).cpu().numpy()
+        for batch in by_length(inputs, BATCH):
+            for rows, values in split_on_out_of_memory(labels, batch):
+                found[rows] = values
     return found
 
 

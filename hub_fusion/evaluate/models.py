@@ -1,8 +1,9 @@
 """Open a checkpoint folder the way somebody who finetunes it would: a body, or a body with a fresh head.
 
 Everything that is not in the checkpoint is initialised from (seed, tensor name) alone, so that parent and candidate
-get the same head whatever heads their folders hold. Only local safetensors files, never code from the folder, no
-network. Not covered: encoder-decoders, quantised checkpoints, adapters that were not fused.
+get the same head whatever heads their folders hold; only a language model keeps its own. Encoders, decoders and
+encoder-decoders; of the latter the body is the encoder, and a classifier takes both. Only local safetensors files,
+never code from the folder, no network. Not covered: quantised checkpoints, adapters that were not fused.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -22,6 +23,7 @@ from hub_fusion.evaluate.tasks import TaskData
 if TYPE_CHECKING:
     import torch
 
+LanguageModel = Literal["causal", "masked", "seq2seq"]
 Encode = Callable[[np.ndarray[Any, Any]], "dict[str, torch.Tensor]"]
 SAFE = {"local_files_only": True, "trust_remote_code": False}
 
@@ -48,7 +50,9 @@ def load_body(folder: Path, *, device: str = "cpu") -> torch.nn.Module:
     """The model without a head, float32, in evaluation mode. Raises WeightsError if the folder does not fill it."""
     from transformers import AutoModel
 
-    return _load(AutoModel, folder, seed=0, device=device).eval()
+    model = _load(AutoModel, folder, seed=0, device=device).eval()
+    body: torch.nn.Module = model.get_encoder() if model.config.is_encoder_decoder else model
+    return body
 
 
 def load_classifier(folder: Path, task: TaskData, *, seed: int, device: str = "cpu") -> torch.nn.Module:
@@ -56,7 +60,55 @@ def load_classifier(folder: Path, task: TaskData, *, seed: int, device: str = "c
     from transformers import AutoModelForImageClassification, AutoModelForSequenceClassification
 
     auto = AutoModelForImageClassification if task.kind == "image" else AutoModelForSequenceClassification
-    return _load(auto, folder, seed=seed, device=device, num_labels=task.num_labels)
+    model = _load(auto, folder, seed=seed, device=device, num_labels=task.num_labels)
+    if task.kind == "text":  # decoders find the last token of a text by what is not padding
+        model.config.pad_token_id = load_tokenizer(folder, task.name).pad_token_id
+    return model
+
+
+def load_language_model(folder: Path, *, device: str = "cpu") -> tuple[torch.nn.Module, LanguageModel]:
+    """The model with the language-model head of its checkpoint, float32, in evaluation mode, and what it predicts.
+
+    Raises WeightsError if there is none.
+    """
+    from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, AutoModelForSeq2SeqLM
+    from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING
+
+    config = load_config(folder)
+    if getattr(config, "is_encoder_decoder", False):
+        return _load(AutoModelForSeq2SeqLM, folder, seed=0, device=device, own_head=True).eval(), "seq2seq"
+    if type(config) in MODEL_FOR_MASKED_LM_MAPPING and not getattr(config, "is_decoder", False):
+        return _load(AutoModelForMaskedLM, folder, seed=0, device=device, own_head=True).eval(), "masked"
+    return _load(AutoModelForCausalLM, folder, seed=0, device=device, own_head=True).eval(), "causal"
+
+
+def load_config(folder: Path) -> Any:
+    """The model's configuration. Raises WeightsError."""
+    from transformers import AutoConfig
+
+    try:
+        return AutoConfig.from_pretrained(folder, **SAFE)
+    except (OSError, ValueError, KeyError) as error:
+        raise WeightsError(f"{folder} has no usable config.json: {error}") from None
+
+
+def load_tokenizer(folder: Path, task: str) -> Any:
+    """The folder's tokenizer; where it has no padding token, the end token pads. Raises WeightsError."""
+    from transformers import AutoTokenizer
+
+    try:
+        with quiet():
+            tokenizer = AutoTokenizer.from_pretrained(folder, **SAFE)
+    except (OSError, ValueError, KeyError) as error:
+        raise WeightsError(f"{folder} has no usable tokenizer for task {task!r}: {error}") from None
+    tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
+    return tokenizer
+
+
+def longest_input(folder: Path, tokenizer: Any, default: int) -> int:
+    """How many tokens model and tokenizer take, special ones included; `default` + 2 where they say nothing."""
+    places = getattr(load_config(folder), "max_position_embeddings", None)
+    return min(tokenizer.model_max_length, places or default + 2)
 
 
 def load_encode(folder: Path, task: TaskData, *, max_length: int) -> Encode:
@@ -65,12 +117,8 @@ def load_encode(folder: Path, task: TaskData, *, max_length: int) -> Encode:
     Raises RecipeError if the images do not have the model's size, WeightsError if there is no usable tokenizer.
     """
     import torch
-    from transformers import AutoConfig, AutoTokenizer
 
-    try:
-        config = AutoConfig.from_pretrained(folder, **SAFE)
-    except (OSError, ValueError, KeyError) as error:
-        raise WeightsError(f"{folder} has no usable config.json: {error}") from None
+    config = load_config(folder)
     if task.kind == "image":
         size = getattr(config, "image_size", None)
         high, wide = size if isinstance(size, list | tuple) else (size, size)
@@ -79,15 +127,8 @@ def load_encode(folder: Path, task: TaskData, *, max_length: int) -> Encode:
         if any(w is not None and w != g for w, g in zip(wanted, given, strict=True)):
             raise RecipeError(f"task {task.name!r}: pixel_values are {given}, the model takes {wanted}; resize them")
         return lambda inputs: {"pixel_values": torch.from_numpy(inputs)}
-    try:
-        with quiet():
-            tokenizer = AutoTokenizer.from_pretrained(folder, **SAFE)
-    except (OSError, ValueError, KeyError) as error:
-        raise WeightsError(f"{folder} has no usable tokenizer for task {task.name!r}: {error}") from None
-    tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
-    longest = min(
-        max_length, tokenizer.model_max_length, getattr(config, "max_position_embeddings", None) or max_length
-    )
+    tokenizer = load_tokenizer(folder, task.name)
+    longest = min(max_length, longest_input(folder, tokenizer, max_length))
 
     def encode(texts: np.ndarray[Any, Any]) -> dict[str, torch.Tensor]:
         columns = [list(column) for column in texts.T]
@@ -96,7 +137,7 @@ def load_encode(folder: Path, task: TaskData, *, max_length: int) -> Encode:
     return encode
 
 
-def _load(auto: Any, folder: Path, *, seed: int, device: str, **options: Any) -> Any:
+def _load(auto: Any, folder: Path, *, seed: int, device: str, own_head: bool = False, **options: Any) -> Any:
     import torch
 
     if (folder / "adapter_config.json").exists():
@@ -111,9 +152,13 @@ def _load(auto: Any, folder: Path, *, seed: int, device: str, **options: Any) ->
         raise WeightsError(f"{folder} cannot be opened by {auto.__name__}: {error}") from None
     body = "" if model.base_model is model else f"{model.base_model_prefix}."
     mismatched = {key if isinstance(key, str) else key[0] for key in report["mismatched_keys"]}
-    fresh = (
-        {n for n, _ in model.named_parameters() if not n.startswith(body)} | set(report["missing_keys"]) | mismatched
-    )
+    fresh = set(report["missing_keys"]) | mismatched
+    if own_head and fresh:
+        raise WeightsError(
+            f"{folder} lacks {len(fresh)} tensors of {type(model).__name__}, e.g. {sorted(fresh)[:4]}: only a language "
+            "model with its own head has a perplexity; measure one, or leave tasks of plain text out"
+        )
+    fresh |= {n for n, _ in model.named_parameters() if not n.startswith(body) and not own_head}
     # A pooler may be fresh: masked-language-model bases have none. Any other hole would be a half-random model.
     holes = sorted(n for n in fresh if n.startswith(body) and (n in mismatched or "pooler" not in n))
     if holes:

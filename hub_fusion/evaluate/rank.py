@@ -69,7 +69,10 @@ def rank(
     suite_id(evaluate)  # a task that cannot be read is nobody's failure but the asker's
     majority = {}
     for task in tasks:
-        labels = load_task(task, max_test=evaluate.max_test_examples).parts[ROLE].labels
+        loaded = load_task(task, max_test=evaluate.max_test_examples)
+        if loaded.kind == "plain":
+            raise RecipeError(f"task {task.name!r} is plain text, and a ranking is by accuracy: give tasks with labels")
+        labels = loaded.parts[ROLE].labels
         majority[task.name] = float(np.bincount(labels).max() / len(labels))
     entrants = [_Entrant(name) for name in dict.fromkeys([*models, *([reference] if reference else [])])]
     left = entrants

@@ -20,6 +20,7 @@ from hub_fusion.evaluate.features import Array, FeatureStore
 from hub_fusion.evaluate.fewshot import run_fewshot, run_finetune
 from hub_fusion.evaluate.kept import read_cache, write_cache
 from hub_fusion.evaluate.logme import run_logme
+from hub_fusion.evaluate.perplexity import run_perplexity
 from hub_fusion.evaluate.probe import run_probe
 from hub_fusion.evaluate.scores import LIKELIHOODS, Cost, Key, Measurement, summarise
 from hub_fusion.evaluate.tasks import TaskData, load_task
@@ -73,7 +74,11 @@ def measure_task(
     """All protocols of the recipe on one task: answers or log-likelihoods, and what they cost."""
     answers: dict[Key, Array] = {}
     costs: dict[tuple[str, str], Cost] = {}
+    if task.kind == "plain" and evaluate.perplexity is None:
+        raise RecipeError(f"task {task.name!r} is plain text, and evaluate.perplexity is null: nothing measures it")
     for protocol, run in protocols_of(evaluate, store).items():
+        if (protocol == "perplexity") != (task.kind == "plain"):
+            continue
         shown: list[int] = []
         began = time.monotonic()
         matrices = run(folder, task, device=device, progress=progress, count=shown.append)
@@ -83,9 +88,14 @@ def measure_task(
 
 
 def protocols_of(evaluate: Evaluate, store: FeatureStore) -> dict[str, Callable[..., dict[Role, Array]]]:
-    """Protocol → what carries it out, given folder and task, for those that the recipe asks for."""
+    """Protocol → what carries it out, given folder and task, for those that the recipe asks for, the cheapest first.
+
+    Perplexity is for plain text, and all others are for all else.
+    """
     common: dict[str, Any] = {"seeds": range(evaluate.seeds), "max_length": evaluate.max_length}
     runs: dict[str, Callable[..., dict[Role, Array]]] = {}
+    if evaluate.perplexity:
+        runs["perplexity"] = partial(run_perplexity, settings=evaluate.perplexity, **common)
     if evaluate.logme:
         runs["logme"] = partial(run_logme, settings=evaluate.logme, store=store, **common)
     if evaluate.probe:
@@ -117,11 +127,14 @@ def recall(cache: Path, weights_sha256: str, suite: str) -> Measurement | None:
 
 
 def cheapest(evaluate: Evaluate, gate: Gate) -> Evaluate:
-    """The same tasks by one protocol alone: of those that decide, the first that is carried out, the cheapest."""
+    """The same tasks by one protocol alone: of those that decide, the first that is carried out, the cheapest.
+
+    Perplexity stays as it is: only plain text is measured by it, and by nothing else.
+    """
     protocols = list(protocols_of(evaluate, FeatureStore(None, "")))
     accuracies = [p for p in protocols if p not in LIKELIHOODS] or protocols
     chosen = [p for p in protocols if p in (gate.protocols or accuracies)][:1]
-    return evaluate.model_copy(update={p: None for p in protocols if p not in chosen})
+    return evaluate.model_copy(update={p: None for p in protocols if p not in (*chosen, "perplexity")})
 
 
 def _cache_file(cache: Path, weights_sha256: str, suite: str) -> Path:
@@ -139,6 +152,8 @@ def _load_tasks(evaluate: Evaluate) -> list[TaskData]:
 
 def _identify(evaluate: Evaluate, tasks: list[TaskData]) -> str:
     settings = evaluate.model_dump(mode="json", exclude={"tasks"}, exclude_none=True)
+    if not any(task.kind == "plain" for task in tasks):
+        settings.pop("perplexity", None)
     asked = {
         "version": PROTOCOL_VERSION,
         "settings": settings,

@@ -4,6 +4,7 @@ A task is a folder with the files ``train``, ``gate`` (or ``validation``) and ``
 of `task_files`. ``train`` and one of the other two are obligatory: the gate decides by ``gate`` and never sees
 ``report``, which is what is told to people. A task of the recipe may have a role of its own: *gate* and *report* tasks
 have one test part only, and *seen* ones, on which contributors have trained, are told apart from both.
+Plain text, by whose perplexity language models are judged, needs no ``train``.
 Not covered: regression, several labels per example, audio; and nobody checks that ``train`` and the test parts share
 no example, nor that no contributor has trained on them.
 """
@@ -23,7 +24,7 @@ from hub_fusion.evaluate.task_files import SUFFIXES, Examples, read_examples
 from hub_fusion.recipe import Task
 from hub_fusion.records import Role
 
-Kind = Literal["image", "text"]
+Kind = Literal["image", "text", "plain"]
 FILES: dict[str, tuple[str, ...]] = {"train": ("train",), "gate": ("gate", "validation"), "report": ("report", "test")}
 WANTED = {
     None: ("gate", "report"),
@@ -36,7 +37,10 @@ CAP_SEED = 2212  # which test examples stay under max_test; fixed, so that all c
 
 @dataclass(frozen=True, eq=False)
 class TaskData:
-    """A task in memory: `train` to learn from, `parts` to be tested on; `sha256` is over all examples, uncapped."""
+    """A task in memory: `train` to learn from, `parts` to be tested on; `sha256` is over all examples, uncapped.
+
+    Plain text has no labels, and nothing is learned from it: its `train` is one of the parts.
+    """
 
     name: str
     kind: Kind
@@ -56,12 +60,16 @@ def load_task(task: Task, *, max_test: int) -> TaskData:
     files = {role: _find(task.folder, names) for role, names in FILES.items()}
     present = [role for role in WANTED[task.role] if files[role]]
     train_file = files["train"]
+    if present and _is_plain(cast(Path, files[present[0]]), train_file):
+        return _load_plain(task, {role: cast(Path, files[role]) for role in present})
     if train_file is None or not present:
         need = f"a task needs a train file and a gate or report file ({', '.join(SUFFIXES)})"
         raise RecipeError(f"{task.folder}: {need}; add them")
     tests: dict[Role, str] = {task.role: present[0]} if task.role else {cast(Role, role): role for role in present}
     found = {part: read_examples(cast(Path, files[part])) for part in ("train", *tests.values())}
     train = found["train"]
+    if plain := [str(files[part]) for part, examples in found.items() if not examples.labelled]:
+        raise RecipeError(f"{', '.join(plain)}: plain text beside examples with labels; a task is either; split it")
     num_labels = int(train.labels.max()) + 1
     absent = sorted(set(range(min(num_labels, len(train) + 2))) - set(train.labels.tolist()))
     if num_labels < 2 or absent:
@@ -90,6 +98,25 @@ def load_task(task: Task, *, max_test: int) -> TaskData:
     kind: Kind = "text" if train.inputs.dtype == object else "image"
     parts: dict[Role, Examples] = {role: _cap(found[part], max_test) for role, part in tests.items()}
     return TaskData(task.name, kind, num_labels, train, parts, digest.hexdigest())
+
+
+def _is_plain(test: Path, train: Path | None) -> bool:
+    """Whether a task is plain text; labelled examples always have a train part."""
+    if test.suffix == ".txt":
+        return train is None or train.suffix == ".txt"
+    return train is None and test.suffix == ".parquet" and not read_examples(test).labelled
+
+
+def _load_plain(task: Task, files: dict[str, Path]) -> TaskData:
+    """A task of plain text; its examples are whole texts, which are not capped."""
+    roles: dict[Role, str] = {task.role: next(iter(files))} if task.role else {cast(Role, role): role for role in files}
+    parts: dict[Role, Examples] = {role: read_examples(files[part]) for role, part in roles.items()}
+    if labelled := [str(files[roles[role]]) for role, part in parts.items() if part.labelled]:
+        raise RecipeError(f"{', '.join(labelled)}: labels beside plain text; a task is either; split it")
+    digest = hashlib.sha256()
+    for role, part in sorted(parts.items()):
+        _feed(digest, roles[role], part)
+    return TaskData(task.name, "plain", 0, next(iter(parts.values())), parts, digest.hexdigest())
 
 
 def _find(folder: Path, names: tuple[str, ...]) -> Path | None:

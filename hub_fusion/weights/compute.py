@@ -20,11 +20,14 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from hub_fusion.errors import HubFusionError
 
 if TYPE_CHECKING:
+    import numpy as np
     from accelerate import PartialState
 
     from hub_fusion.merge import BoundMethod
     from hub_fusion.weights.arithmetic import Arithmetic
     from hub_fusion.weights.plan import FusePlan
+
+    Array = np.ndarray[Any, Any]
 
 T = TypeVar("T")
 FAULTS = (HubFusionError, OSError)  # told to the others; anything else is a mistake of ours, and ends the process
@@ -160,6 +163,27 @@ class Compute:
         from accelerate.utils import broadcast_object_list
 
         return broadcast_object_list([job])[0]
+
+
+def split_on_out_of_memory(work: Callable[[Array], T], rows: Array) -> Iterator[tuple[Array, T]]:
+    """``rows, work(rows)``; where the device's memory does not suffice for all, the same of each half, and so on.
+
+    With a single row the error is raised, as is every other error.
+    """
+    try:
+        done = work(rows)
+    except RuntimeError as error:
+        from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
+
+        if len(rows) < 2 or not should_reduce_batch_size(error):
+            raise
+    else:
+        yield rows, done
+        return
+    clear_device_cache(garbage_collection=True)
+    half = len(rows) // 2
+    yield from split_on_out_of_memory(work, rows[:half])
+    yield from split_on_out_of_memory(work, rows[half:])
 
 
 def _may_have_gpu() -> bool:
