@@ -2,7 +2,8 @@
 
 `suite_id` names what was asked; scores compare only within one suite. Answers are cached by (weights, suite), so that
 a generation that is a parent twice is measured once. What the identity does not hold: versions of torch and
-transformers, the device and the number of threads, which may move an accuracy by an example or two.
+transformers, the device and the number of threads, which may move an accuracy by an example or two. Not covered:
+several processes; under ``accelerate launch`` the main one measures, on its device, and the others wait.
 """
 
 from __future__ import annotations
