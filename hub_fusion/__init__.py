@@ -11,6 +11,7 @@ _PUBLIC = {
     "collect_statistics": "hub_fusion.contribute.statistics",
     "fuse_adapters": "hub_fusion.weights.adapter_fuse",
     "fuse_models": "hub_fusion.weights.local",
+    "load_head": "hub_fusion.evaluate.head_model",
     "publish_contribution": "hub_fusion.contribute.upload",
     "read_lineage": "hub_fusion.publish.lineage",
     "run_generation": "hub_fusion.generation",

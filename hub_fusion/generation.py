@@ -20,6 +20,7 @@ from hub_fusion.contributions.filters import QUIET, Circumstances, filter_contri
 from hub_fusion.contributions.origin import Generations, identify_weights, resolve_origin
 from hub_fusion.contributions.screen import Screened, screen
 from hub_fusion.errors import RecipeError
+from hub_fusion.evaluate.heads import fit_heads
 from hub_fusion.evaluate.scores import compare, compare_likelihoods
 from hub_fusion.evaluate.suite import suite_id
 from hub_fusion.hub import Hub
@@ -210,10 +211,11 @@ def finish_round(
     spool = Spool(work / "spool", recipe.screen.spool_bytes)
     kept = keep_contributions(hub, recipe, state, chosen.contributions, spool, say)
     generation = generation.model_copy(update={"archive": kept})
+    generation = fit_heads(recipe, generation, work / "candidate", work / "scores", compute.device, say)
     say(f"publishing {generation.tag}")
     rejected = tuple(attempt for attempt in read_status(hub, state).rejected if attempt.id != id)
     revision = publish(hub, state, work / "candidate", generation, rejected, license=recipe.publish.license,
-                       keep_formats=recipe.publish.keep_formats)  # fmt: skip
+                       keep_formats=recipe.publish.keep_formats, keep_heads=recipe.heads.kind == "keep")  # fmt: skip
     tell_published(hub, state, generation, rejected)
     spool.empty()
     return Outcome("published", verdict.reason, recipe.base, generation.generation, generation, revision,

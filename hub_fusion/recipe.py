@@ -258,6 +258,16 @@ class Publish(Section):
     rank: int = Field(16, ge=1, le=1024, description="of a generation that is an adapter")
 
 
+class Heads(Probe):
+    """Small heads for tasks that the base was grown from: logistic regression on the frozen body, under heads/TASK."""
+
+    kind: Literal["none", "refit", "keep"] = Field(
+        "none", description="refit: fit them for every generation, remove those of other tasks; keep: the same, but "
+        "those of other tasks stay, bound to the generation they were fitted on; none: fit none, remove all"
+    )  # fmt: skip
+    tasks: tuple[str, ...] = Field((), description="names of evaluate.tasks with the role seen; empty: all of these")
+
+
 class Archive(Section):
     """What of the contributions is kept, so that a generation can be fused again when their authors deleted them."""
 
@@ -282,6 +292,7 @@ class Recipe(Section):
     search: Search = Search()
     gate: Gate = Gate()
     publish: Publish = Publish()
+    heads: Heads = Heads()
     archive: Archive = Archive()
     poll_seconds: float = Field(300.0, gt=0, description="pause between two looks at the Hub")
 
@@ -290,6 +301,32 @@ class Recipe(Section):
         if self.archive.repo is not None and self.archive.repo.lower() == self.base.lower():
             raise ValueError(f"archive.repo is the base itself, {self.base}: name another repository")
         return self
+
+    @model_validator(mode="after")
+    def _heads_fit(self) -> Self:
+        if self.heads.kind == "none":
+            return self
+        seen = [task.name for task in self.evaluate.tasks if task.role == "seen"]
+        if unknown := [name for name in self.heads.tasks if name not in seen]:
+            there = f"there are {', '.join(seen)}" if seen else "there are none"
+            raise ValueError(f"heads.tasks names {', '.join(unknown)}, no evaluate.tasks with role: seen; {there}")
+        if self.heads.kind == "refit" and not seen:
+            raise ValueError("heads.kind is refit, but no task in evaluate.tasks has role: seen; add one")
+        if dots := [task.name for task in self.head_tasks if not task.name.strip(".")]:
+            raise ValueError(f"the task {dots[0]!r} cannot have a head: heads/{dots[0]} is no folder's name; rename it")
+        if self.publish.kind == "adapter":
+            raise ValueError(
+                "heads are fitted on a whole generation, and publish.kind is adapter: set heads.kind: none"
+            )
+        return self
+
+    @property
+    def head_tasks(self) -> tuple[Task, ...]:
+        """The tasks for which every generation gets a head."""
+        if self.heads.kind == "none":
+            return ()
+        seen = (task for task in self.evaluate.tasks if task.role == "seen")
+        return tuple(task for task in seen if not self.heads.tasks or task.name in self.heads.tasks)
 
     @classmethod
     def from_text(
@@ -434,6 +471,9 @@ search:
 gate:
   epsilon: 0.02         # the mean over the gate tasks may fall by so much, if that may be noise; a certain loss never
   delta: 0.05           # no gate task may certainly have lost more
+
+heads:
+  kind: none            # refit: publish small heads for the tasks with role: seen, to use a generation on them
 
 archive:
   keep: none            # adapters | all: keep copies, so that generations can be made again when contributors delete

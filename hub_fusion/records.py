@@ -295,6 +295,32 @@ class Analysis(Record):
     )
 
 
+class Head(Record):
+    """``heads/TASK/head.json``: what a small head of a generation needs to be used; its tensors lie beside it.
+
+    ``head.safetensors`` holds `weight` (labels, hidden) and `bias` (labels,) in float32, for pooled features as they
+    come from the body.
+    """
+
+    schema_version: int = SCHEMA_VERSION
+    base: str
+    generation: int
+    task: str
+    kind: Literal["text", "image"]
+    shape: tuple[Annotated[int, Field(ge=1)], ...] = Field(
+        min_length=1, max_length=3, description="of one input: (1,) text, (2,) a pair, (channels, height, width)"
+    )
+    labels: tuple[str, ...] = Field(min_length=2, description="their names, in the order of the logits")
+    pooling: Literal["mean", "cls", "last"]
+    max_length: int = Field(ge=1, description="tokens")
+    trained_on: int = Field(description="training examples")
+    score: Score = Field(description="on the task's test examples")
+    weights_sha256: Sha256 = Field(description="sha256 over the weight files of the generation it was fitted on")
+    sha256: Sha256 = Field(description="of head.safetensors")
+    task_sha256: Sha256 = Field(description="sha256 over the task's examples")
+    versions: dict[str, str] = Field(default_factory=dict)
+
+
 class Attempt(Record):
     """A fuse that was evaluated, published or not: enough to understand it and to do it again."""
 
@@ -322,6 +348,7 @@ class Attempt(Record):
     control: Control | None = Field(None, description="null: not measured")
     verdict: Verdict | None = None
     weights: dict[str, str] = Field(default_factory=dict, description="weight file → sha256")
+    heads: tuple[Score, ...] = Field((), description="of a generation: what its heads under heads/TASK reach")
     versions: dict[str, str] = Field(default_factory=dict)
     hardware: dict[str, Any] = Field(default_factory=dict)
     seconds: dict[str, float] = Field(default_factory=dict, description="stage → wall time")
@@ -528,6 +555,7 @@ SCHEMAS: dict[str, type[Record]] = {
     "attempt": Attempt,
     "index": Index,
     "status": Status,
+    "head": Head,
 }
 
 

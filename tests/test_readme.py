@@ -48,7 +48,8 @@ class World:
             "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "XDG_CACHE_HOME": str(self.folder / "cache"),
             "OMP_NUM_THREADS": "1", "HUB_FUSION_ROUND__MIN_CONTRIBUTIONS": "2", "HUB_FUSION_EVALUATE__SEEDS": "1",
             "HUB_FUSION_EVALUATE__FEWSHOT": "{examples: 4, epochs: 1}", "HUB_FUSION_GATE__EPSILON": "1",
-            "HUB_FUSION_EVALUATE__TASKS": f"[{{name: t, path: {self.folder / 'task'}}}]",
+            "HUB_FUSION_EVALUATE__TASKS": f"[{{name: t, path: {self.folder / 'task'}}}, "
+            f"{{name: sentiment, path: {self.folder / 'task'}, role: seen}}]", "HUB_FUSION_HEADS__KIND": "refit",
         }  # fmt: skip
         done = subprocess.run(command, cwd=self.folder, env=environment, capture_output=True, text=True, timeout=300)
         assert done.returncode == 0, f"{command}: {done.stderr}"
@@ -134,6 +135,7 @@ def test_the_maintainers_commands_publish_a_generation_and_the_stages_another(wo
     assert "gen-1" in said
     hub = Hub(world.url, world.tokens["acme"])
     assert set(hub.tags("acme/base")) == {"gen-0", "gen-1"}
+    assert world.run([sys.executable, "-c", blocks("Run a base", "python")[0]], "ann").strip() in ("['0']", "['1']")
     for account, folder, repo in (("ann", "my-finetune", "ann/sentiment"), ("bob", "bobs", "bob/topics")):
         save_model(world.folder / folder, len(repo), 0.02)
         command = f"hub-fusion contribute {folder} {repo} --base acme/base --revision gen-1 --license mit"

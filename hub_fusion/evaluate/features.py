@@ -119,7 +119,7 @@ def extract_features(
 
     def vectors(rows: Array) -> Array:
         batch = {name: value.to(device) for name, value in encode(inputs[rows]).items()}
-        pooled = _pool(body(**batch).last_hidden_state, batch.get("attention_mask"), pooling)
+        pooled = pool(body(**batch).last_hidden_state, batch.get("attention_mask"), pooling)
         return np.asarray(pooled.double().cpu().numpy())
 
     found: Array | None = None
@@ -132,8 +132,8 @@ def extract_features(
     return found
 
 
-def _pool(hidden: torch.Tensor, mask: torch.Tensor | None, pooling: Pooling) -> torch.Tensor:
-    """(n, tokens, hidden) or, from convolutions, (n, hidden, height, width) → (n, hidden)."""
+def pool(hidden: torch.Tensor, mask: torch.Tensor | None, pooling: Pooling) -> torch.Tensor:
+    """(n, tokens, hidden) or, from convolutions, (n, hidden, height, width) → (n, hidden); see `recipe.Probe`."""
     import torch
 
     if hidden.ndim == 4:

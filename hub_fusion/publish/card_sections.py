@@ -72,6 +72,7 @@ class Facts:
             "older": older,
             "history_note": standing.note(),
             "tasks": standing.tasks(),
+            "heads": self.heads(),
             "likelihoods": likelihood_table(record),
             "credits": self.credits(),
             "refused": self.refused(),
@@ -123,6 +124,19 @@ class Facts:
         if self.recipe and self.recipe.merge.heads == "drop" and self.pipeline_tag not in AUTO_CLASSES:
             text += " Task heads are not part of a base: a class with a head starts with a new one, to be finetuned."
         return text
+
+    def heads(self) -> str:
+        """How to use it on tasks that it was grown from, and how good it is there."""
+        heads = [head for head in self.record.heads if head.task]
+        if not heads:
+            return ""
+        base, task, tag = (json.dumps(n) for n in (self.record.base, (heads[0].task or "")[:64], self.record.tag))
+        call = f"from hub_fusion import load_head\n\nload_head({base}, {task}, revision={tag}).predict(inputs)"
+        rows = [[md(h.task or ""), f"{percent(h.mean)} ({percent(h.low)} to {percent(h.high)})", str(h.examples)]
+                for h in heads]  # fmt: skip
+        text = "To use it on tasks that contributors trained on: logistic regression on the frozen body of this "
+        text += "generation. That says how much of a task it holds, not how good a base it is. Accuracy in percent:"
+        return f"{text}\n\n{table(['Task', 'Accuracy', 'Examples'], rows)}\n\n{fence(call, 'python')}"
 
     def credits(self) -> str:
         headers = [

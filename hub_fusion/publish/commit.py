@@ -19,7 +19,7 @@ from hub_fusion.publish.lineage import INDEX_PATH, append
 from hub_fusion.publish.state import BaseState, read_record, record_path
 from hub_fusion.records import Attempt, Generation, Index, generation_number
 from hub_fusion.weights.checkpoint import INDEX
-from hub_fusion.weights.remote import ADAPTER, ADAPTER_CONFIG, RESIDUAL
+from hub_fusion.weights.remote import ADAPTER, ADAPTER_CONFIG, HEAD, RESIDUAL
 
 if TYPE_CHECKING:
     from hub_fusion.hub import Operation
@@ -40,6 +40,7 @@ STALE = (
     ".tflite",
     ".mlmodel",
 )
+HEAD_FILES = ("head.safetensors", "head.json")
 TRIES = 5
 
 
@@ -58,12 +59,12 @@ def lineage_with(state: BaseState, record: Generation, rejected: tuple[Attempt, 
 
 def plan_commit(
     candidate: Path, record: Generation, index: Index, rejected: tuple[Attempt, ...], card: str,
-    there: Mapping[str, FileInfo], *, keep_formats: bool = False,
+    there: Mapping[str, FileInfo], *, keep_formats: bool = False, keep_heads: bool = False,
 ) -> list[Operation]:  # fmt: skip
     """What the commit does: the candidate's weights, card and records come, stale weight files go.
 
     `there` are the files of the head it is made on. Configuration and tokenizer are as they are there already. An
-    adapter comes beside the frozen weights.
+    adapter comes beside the frozen weights. Heads of the record's tasks come; those of others go, unless `keep_heads`.
     """
     from huggingface_hub import CommitOperationAdd, CommitOperationDelete
 
@@ -71,6 +72,8 @@ def plan_commit(
     wanted = {*record.weights, ADAPTER_CONFIG if adapter else INDEX}
     files = {path.name: path for path in sorted(candidate.iterdir()) if path.name in wanted}
     files |= {f"fusion/{path.name}": path for path in sorted(candidate.glob("fusion/residual-*.st"))}
+    heads = [candidate / "heads" / str(score.task) / name for score in record.heads for name in HEAD_FILES]
+    files |= {path.relative_to(candidate).as_posix(): path for path in heads}
     texts = {CARD: card, record_path(record.generation): record.to_json(indent=1) + "\n",
              INDEX_PATH: index.to_json(indent=1) + "\n", RECIPE_PATH: record.recipe}  # fmt: skip
     texts |= {f"fusion/attempts/{a.id}.json": a.to_json(indent=1) + "\n" for a in rejected}
@@ -79,13 +82,14 @@ def plan_commit(
     old_shards = [p for p in there if "/" not in p and p.endswith((".safetensors", ".safetensors.index.json"))]
     old_shards += [p for p in there if RESIDUAL.fullmatch(p)]  # it belongs to the weights that go
     stale = [] if keep_formats else [p for p in there if p.lower().endswith(STALE) and not p.startswith("fusion/")]
-    gone = sorted({*old_shards, *stale} - {a.path_in_repo for a in adds}) if not adapter else []
-    return [*adds, *(CommitOperationDelete(path) for path in gone)]
+    gone = {*old_shards, *stale} if not adapter else set()
+    gone |= set() if keep_heads else {path for path in there if HEAD.fullmatch(path)}
+    return [*adds, *(CommitOperationDelete(path) for path in sorted(gone - {a.path_in_repo for a in adds}))]
 
 
 def publish(
     hub: Hub, state: BaseState, candidate: Path, record: Generation, rejected: tuple[Attempt, ...], *,
-    license: str | None = None, keep_formats: bool = False,
+    license: str | None = None, keep_formats: bool = False, keep_heads: bool = False,
 ) -> str:  # fmt: skip
     """Commit and tag a generation; gives its commit.
 
@@ -97,7 +101,8 @@ def publish(
     for _ in range(TRIES):
         there = hub.files(state.repo, head)
         card = _card(hub, state, record, index, head, there, license)
-        operations = plan_commit(candidate, record, index, rejected, card, there, keep_formats=keep_formats)
+        operations = plan_commit(candidate, record, index, rejected, card, there, keep_formats=keep_formats,
+                                 keep_heads=keep_heads)  # fmt: skip
         taken = hub.tags(state.repo).get(tag)
         if taken and hub.branches(state.repo)["main"] == head:  # else it is on a generation that came in between
             raise HubConflict(

@@ -18,7 +18,7 @@ from hub_fusion.publish.commit import CARD, card_for
 from hub_fusion.publish.lineage import INDEX_PATH
 from hub_fusion.publish.state import BaseState, read_record, record_path
 from hub_fusion.records import Index, Withdrawal, now, withdrawal_title
-from hub_fusion.weights.remote import ADAPTER, ADAPTER_CONFIG, RESIDUAL
+from hub_fusion.weights.remote import ADAPTER, ADAPTER_CONFIG, HEAD, RESIDUAL
 
 if TYPE_CHECKING:
     from hub_fusion.hub import Operation
@@ -70,7 +70,7 @@ def _marked(index: Index, gone: set[int], withdrawal: Withdrawal) -> Index:
 
 
 def _weights_back(hub: Hub, state: BaseState, target: int, there: Mapping[str, FileInfo]) -> list[Operation]:
-    """Main's weight files and what rounding lost become those of `target`; large files are copied on the Hub itself."""
+    """Main's weights, heads and what rounding lost become those of `target`; large files are copied on the Hub."""
     from huggingface_hub import CommitOperationAdd, CommitOperationCopy, CommitOperationDelete
 
     at = state.revisions[target]
@@ -87,6 +87,6 @@ def _weights_back(hub: Hub, state: BaseState, target: int, there: Mapping[str, F
 
 
 def _is_weight(path: str) -> bool:
-    if RESIDUAL.fullmatch(path) or path in (ADAPTER, ADAPTER_CONFIG):
+    if RESIDUAL.fullmatch(path) or HEAD.fullmatch(path) or path in (ADAPTER, ADAPTER_CONFIG):
         return True
     return "/" not in path and path.endswith((".safetensors", ".safetensors.index.json"))

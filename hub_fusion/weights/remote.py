@@ -29,6 +29,7 @@ ADAPTER = "adapter_model.safetensors"
 ADAPTER_CONFIG = "adapter_config.json"
 SIDE_FILES = (".json", ".txt", ".model", ".jinja", ".tiktoken")  # configuration, tokenizer, processor
 RESIDUAL = re.compile(r"fusion/residual-\d{5}-of-\d{5}\.st")  # what rounding lost, see residual.py
+HEAD = re.compile(r"heads/[\w.-]{1,64}/head\.(safetensors|json)")  # a task's head, see records.Head
 FIRST_BYTES = 64 * 1024  # most headers fit: one request
 MAX_SHARDS, MAX_TENSORS, MAX_HEADER_SUM = 1000, 300_000, 100_000_000  # of one checkpoint
 

@@ -47,9 +47,15 @@ TASKS = {
     "banking77": (0.64, 1000),
 }
 EPSILON = 0.02
-RECIPE = Recipe.template(BASE, ROOT).replace(
-    "  tasks: []             # - {name: my-task, path: tasks/my-task}",
-    "  tasks:\n" + "\n".join(f"    - {{name: {task}, path: tasks/{task}}}" for task in TASKS),
+RECIPE = (
+    Recipe.template(BASE, ROOT)
+    .replace(
+        "  tasks: []             # - {name: my-task, path: tasks/my-task}",
+        "  tasks:\n"
+        + "\n".join(f"    - {{name: {task}, path: tasks/{task}}}" for task in TASKS)
+        + "\n    - {name: ag_news, path: tasks/ag_news, role: seen}",
+    )
+    .replace("  kind: none            # refit: ", "  kind: refit           # ")
 )
 VERSIONS = {
     "hub_fusion": "0.1.0",
@@ -268,6 +274,7 @@ def attempt(
             tried=tuple((step, round(mean, 6)) for step, mean in tried),
             reason=f"{margin}; {'within' if accepted else 'beyond'} the allowed loss of {100 * EPSILON:.1f} points",
         ),
+        "heads": (_score([round(0.79 + gains[1], 4)], 0.022, "seen", "head", 1000, "ag_news"),) if accepted else (),
         "weights": {"model.safetensors": digest(models[1], "model.safetensors")} if accepted else {},
         "versions": VERSIONS,
         "hardware": HARDWARE,

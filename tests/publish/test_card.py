@@ -60,6 +60,8 @@ def spoiled(text: str) -> tuple[Generation, Index]:
     refusal = record.refusals[0].model_copy(update={"repo": text, "author": text, "reason": text, "code": text})
     entries = tuple(e.model_copy(update={"authors": (text,), "reason": text}) for e in index.entries)
     changed = {"contributions": (credit, linkable), "refusals": (refusal,), "hardware": {text: text}}
+    head = {"mean": 0.9, "low": 0.8, "high": 0.95, "role": "seen", "protocol": "head", "examples": 100}
+    changed["heads"] = (Score.model_validate(head | {"task": text}),)
     return record.model_copy(update=changed), index.model_copy(update={"entries": entries, "contributors": {text: 1}})
 
 
@@ -77,6 +79,16 @@ def inline(card: str) -> list[Any]:
 def test_the_example_is_what_the_golden_lineage_renders_to() -> None:
     """Run ``python -m hub_fusion.publish.card`` after a change of the template."""
     assert example(GOLDEN) == (TEMPLATES / "example.md").read_text(encoding="utf-8")
+
+
+def test_heads_are_told_with_their_scores_and_how_to_use_them() -> None:
+    """Only where there are some; the accuracy is said to be no measure of a base."""
+    record, index = golden()
+    assert "## Heads" not in render_card(record.model_copy(update={"heads": ()}), index, license="mit")
+    score = Score(mean=0.9, low=0.8, high=0.95, role="seen", protocol="head", examples=100, task="ag_news")
+    card = render_card(record.model_copy(update={"heads": (score,)}), index, license="mit")
+    assert "| ag\\_news | 90.0 (80.0 to 95.0) | 100 |" in card and "not how good a base it is" in card
+    assert f'load_head("{record.base}", "ag_news", revision="gen-3").predict(inputs)' in card
 
 
 def test_main_rewrites_the_example(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -391,7 +403,7 @@ def test_likelihoods_are_shown_in_nats_and_never_as_percent() -> None:
         "| news | report | perplexity | −3.5000 (−3.5100 to −3.4900) | −3.2500 (−3.2600 to −3.2400) | +0.2500 |" in card
     )
     assert "| mean | report | perplexity |" in card and "+0.2500 (+0.2000 to +0.3000) |" in card
-    assert card.replace(card[card.index("In nats") : card.index("## Who made it")], "") == before
+    assert card.replace(card[card.index("In nats") : card.index("## Heads")], "") == before
     alone = Scores(suite=record.candidate_scores.suite, weights_sha256="7" * 64, likelihoods=ours)
     unmeasured = measured.model_copy(update={"candidate_scores": alone, "parent_scores": None})
     assert "## Evaluation\n\nIn nats" in render_card(unmeasured, index, license=None)
