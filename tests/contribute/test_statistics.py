@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -331,3 +333,19 @@ def test_batches_that_differ_from_pass_to_pass_are_not_what_task_batches_gives(t
 
     assert count == 10
     assert torch.equal(torch.cat(list(flat())), torch.cat(list(flat())))
+
+
+def test_the_command_writes_them_and_tells_what_it_took(tmp_path: Path) -> None:
+    """As JSON for scripts; a wrong task is a sentence and exit code 1."""
+    folder, images = saved(tmp_path / "m"), task(tmp_path / "t")
+    command = ["-m", "hub_fusion", "statistics", str(folder), "--task", str(images), "--rank", "2", "--json"]
+    told, done = (
+        json.loads(subprocess.run([sys.executable, *command, *more], capture_output=True, check=True).stdout)
+        for more in (["--dry-run"], [])
+    )
+    assert told["tensors"] == done["tensors"] == len(load_file(done["file"]))
+    assert (done["rank"], done["examples"], done["kinds"]) == ("2", "12", "activations")
+    bad = subprocess.run([sys.executable, *command, "--kind", "hessian"], capture_output=True, text=True)
+    assert bad.returncode == 1
+    assert "gram, fisher or both" in bad.stderr
+    assert "Traceback" not in bad.stderr
