@@ -4,7 +4,9 @@ LogME on all models, the probe on the better half, few-shot finetuning (or full 
 on the best few; the reference goes all the way. Models that tie with the last one who stays, stay too. A model that
 cannot be opened or measured is a row with the reason. Measurements are cached by weights and suite: a ranking that was
 killed goes on, and one with a model more measures that model. What is chosen by these scores is flattered by them:
-where a task has a gate part that is the one used, and its report part stays unseen.
+where a task has a gate part that is the one used, and its report part stays unseen. Not covered: whether the cheap
+scores are right. Where features matter less than what finetuning makes of them they can order models backwards
+(benchmarks/evaluate/ladder.py); settings without LogME and probe finetune all models.
 """
 
 from __future__ import annotations
