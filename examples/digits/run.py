@@ -36,7 +36,7 @@ SETTINGS: dict[str, Any] = {
     "generations": 6, "contributors": 7,
     "training": {"examples": 1000, "epochs": 6, "batch_size": 16, "learning_rate": 1e-3},
     "measure": {
-        "probe": {"examples": 100}, "fewshot_at": [0, 1, 3, 6],
+        "probe": {"examples": 100}, "fewshot_at": [0, 1, 3, 6], "seen_at": [0, 1, 2, 3, 4, 5, 6],
         "fewshot": {"examples": 30, "epochs": 20, "batch_size": 16, "learning_rate": 5e-4}, "seeds": 3,
     },
     "controls": ["random", "one-round", "multitask", "long-finetune"],

@@ -60,13 +60,13 @@ def run_probe(
     if not all(np.isfinite(values).all() for values in vectors.values()):
         return correct
     for row, subset in enumerate(subsets):
-        predict = _fit(vectors["train"][np.searchsorted(used, subset)], task.train.labels[subset])
+        predict = fit_probe(vectors["train"][np.searchsorted(used, subset)], task.train.labels[subset])
         for role, part in task.parts.items():
             correct[role][row] = predict(vectors[f"test-{role}"]) == part.labels
     return correct
 
 
-def _fit(
+def fit_probe(
     features: np.ndarray[Any, Any], labels: np.ndarray[Any, Any]
 ) -> Callable[[np.ndarray[Any, Any]], np.ndarray[Any, Any]]:
     """scikit-learn's logistic regression (lbfgs, C = 1) on standardised features."""

@@ -16,6 +16,7 @@ from hub_fusion.simulate.scoring import measure_all
 from hub_fusion.simulate.settings import Simulation
 from hub_fusion.weights.compute import Compute
 
+DECISIVE = {"root", "seen", "contributors", "seed", "training", "merge"}
 PARTS = ("loop", "controls", "measure", "paths")
 
 
@@ -45,13 +46,19 @@ def run_simulation(
 
 def _check_unchanged(simulation: Simulation, ledger: Ledger) -> None:
     """The first line of a ledger says what decides the weights; RecipeError if this simulation says otherwise."""
-    decisive = simulation.model_dump(mode="json", include={"root", "seen", "contributors", "seed", "training", "merge"})
+    decisive = simulation.model_dump(mode="json", include=DECISIVE)
     said = next((line["settings"] for line in ledger.lines if line["step"] == "settings"), None)
     if said is None:
         ledger.write(step="settings", settings=decisive)
-    elif said != decisive:
+    elif _today(simulation, said) != decisive:
         changed = sorted(k for k in decisive if decisive[k] != said.get(k))
         raise RecipeError(
             f"{ledger.folder} holds a simulation with another {', '.join(changed)}: "
             f"{[said.get(k) for k in changed]}, now {[decisive[k] for k in changed]}; choose another --out"
         )
+
+
+def _today(simulation: Simulation, said: dict[str, Any]) -> dict[str, Any]:
+    """What an older ledger said, with today's defaults for settings that did not exist when it was begun."""
+    whole = simulation.model_dump(mode="json") | said
+    return Simulation.model_validate(whole).model_dump(mode="json", include=DECISIVE)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -194,6 +195,17 @@ def test_other_settings_do_not_go_into_the_same_folder(whole, place: Path, compu
                        replace(", b, c]", ", c]"))  # fmt: skip
     with pytest.raises(RecipeError, match="another seen, training"):
         run_simulation(Simulation.load(changed), whole[0], compute)
+
+
+def test_a_ledger_from_before_a_setting_existed_goes_on(whole, place: Path, compute: Compute, tmp_path: Path) -> None:
+    """A simulation of many hours must not be lost to an upgrade that adds an option."""
+    first, *others = (whole[0] / "scores.jsonl").read_text().splitlines(keepends=True)
+    said = json.loads(first)
+    del said["settings"]["training"]["precision"]
+    shutil.copytree(whole[0] / "answers", tmp_path / "answers")
+    (tmp_path / "scores.jsonl").write_text(json.dumps(said) + "\n" + "".join(others))
+    found = run_simulation(Simulation.load(place / "simulation.yaml"), tmp_path, compute, only={"loop"})
+    assert len(found["steps"]) == len(whole[1]["steps"])
 
 
 @pytest.mark.parametrize(
