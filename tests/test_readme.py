@@ -166,7 +166,10 @@ def test_a_hub_is_served_from_a_folder(world: World) -> None:
         assert hub.stdout is not None
         assert hub.stdout.readline().startswith("http://127.0.0.1:")
         hub.terminate()
-        assert hub.wait(20) == 0
+        try:
+            assert hub.wait(20) == 0
+        finally:
+            hub.kill()
 
 
 def test_the_two_commands_are_in_the_makefile() -> None:

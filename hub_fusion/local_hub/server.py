@@ -105,6 +105,9 @@ def run(
     listener, parts = _listen(host, port), None
     try:
         parts = _assemble(Path(root), host, limits, faults, faults_log)
+        server = parts.server
+        # an exception out of a handler can be lost while uvicorn starts; a flag is seen whenever it is set
+        signal.signal(signal.SIGTERM, lambda *_: setattr(server, "should_exit", True))
         parts.sender.start()
         print(f"http://{host}:{listener.getsockname()[1]}", flush=True)
         parts.server.run(sockets=[listener])

@@ -121,11 +121,22 @@ def test_a_method_that_fails_in_one_process_ends_all_with_its_sentence(tmp_path:
     for i in range(2):
         made = {n: torch.randn(s, generator=random) for n, s in shapes.items()}
         folders.append(save_folder(tmp_path / f"f{i}", made))
-        inputs = torch.ones(1, 7)  # one token says nothing of seven inputs
+        inputs = torch.eye(7)[:1]  # one token says nothing of the six other inputs
         found = {"activations/body.a.weight": inputs.T @ inputs, "activations/body.b.weight": torch.eye(4)}
         (folders[-1] / "fusion").mkdir()
         save_file(found, folders[-1] / "fusion" / "statistics.safetensors")
-    arguments = ["--method", "regmean", "--set", "ridge=0", "--set", "alpha=1", "--out", str(tmp_path / "out")]
+    arguments = [
+        "--method",
+        "regmean",
+        "--set",
+        "ridge=0",
+        "--set",
+        "alpha=1",
+        "--set",
+        "normalise=none",
+        "--out",
+        str(tmp_path / "out"),
+    ]
     done = launched(tmp_path, str(base), *map(str, folders), *arguments)
     assert done.returncode == 1
     assert "the Gram matrices of a layer with 7 inputs do not add up" in done.stderr

@@ -1,6 +1,6 @@
 """Do statistics from contributors keep the contributors' own tasks better than the mean does? On handwritten digits.
 
-    python benchmarks/evaluate/statistics.py [--size full]      small: half a minute of one core; full: minutes
+    python benchmarks/evaluate/seen_tasks.py [--size full]      small: half a minute of one core; full: minutes
 
 Contributors of the demo with disjoint digits finetune one root, compute their Gram matrices and Fisher information with
 ``collect_statistics`` on the images they trained on, and are fused by the mean, by Fisher merging and by RegMean. The
