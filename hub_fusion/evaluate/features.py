@@ -22,6 +22,7 @@ from hub_fusion.evaluate.models import Encode, load_body, load_encode
 from hub_fusion.evaluate.tasks import TaskData
 from hub_fusion.recipe import Pooling
 from hub_fusion.weights.compute import split_on_out_of_memory
+from hub_fusion.weights.remote import SIDE_FILES
 
 if TYPE_CHECKING:
     import torch
@@ -78,7 +79,7 @@ class FeatureStore:
         side = {
             file.name: hashlib.sha256(file.read_bytes()).hexdigest()
             for file in sorted(folder.iterdir())
-            if file.suffix in (".json", ".txt", ".model") and "index" not in file.name and file.is_file()
+            if file.suffix in SIDE_FILES and "index" not in file.name and file.is_file()
         }
         about = json.dumps([self.weights_sha256, side, task.sha256, pooling, max_length])
         return hashlib.sha256(about.encode()).hexdigest()[:40]

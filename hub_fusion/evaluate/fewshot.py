@@ -96,9 +96,10 @@ def finetune(
         for rows in batches:
             step(loss_of(model, encode, examples.take(rows), device))
             shown += len(rows)
-            if watch and watch.enough(model, shown):
-                break
-            model.train()
+            if watch:
+                if watch.enough(model, shown):
+                    break
+                model.train()  # it was asked, so it was evaluating
     if watch:
         watch.restore(model)
     return shown

@@ -18,26 +18,24 @@ from hub_fusion.evaluate.probe import run_probe
 from hub_fusion.evaluate.tasks import load_task
 from hub_fusion.recipe import Probe
 from hub_fusion.simulate.ledger import Ledger
-from hub_fusion.simulate.loop import Say, contributors_of, finetune_folder
-from hub_fusion.simulate.settings import Simulation
-from hub_fusion.weights.compute import Compute
+from hub_fusion.simulate.loop import Run, contributors_of
 
 
-def plan_paths(simulation: Simulation, out: Path) -> Iterator[tuple[str, int, Path, Path]]:
+def plan_paths(run: Run) -> Iterator[tuple[str, int, Path, Path]]:
     """(kind, generation, from, to): parent to generation, root to generation, and two of its contributions."""
-    for generation in range(1, simulation.generations + 1):
-        here, finetunes = out / f"gen-{generation}", sorted(contributors_of(simulation, generation))
-        yield "parent", generation, out / f"gen-{generation - 1}", here
+    for generation in range(1, run.simulation.generations + 1):
+        here, finetunes = run.out / f"gen-{generation}", sorted(contributors_of(run.simulation, generation))
+        yield "parent", generation, run.out / f"gen-{generation - 1}", here
         if generation > 1:
-            yield "root", generation, out / "gen-0", here
+            yield "root", generation, run.out / "gen-0", here
         if len(finetunes) > 1:
-            first, second = (finetune_folder(out, generation, task) for task in finetunes[:2])
+            first, second = (run.finetune(generation, task) for task in finetunes[:2])
             yield "contributions", generation, first, second
 
 
-def measure_paths(simulation: Simulation, out: Path, ledger: Ledger, compute: Compute, say: Say) -> None:
+def measure_paths(run: Run) -> None:
     """Walk every path whose ends exist, once; nothing without ``measure.path_points``."""
-    measure = simulation.measure
+    simulation, measure, compute = run.simulation, run.simulation.measure, run.compute
     if measure.path_points is None:
         return
     tasks = [load_task(simulation.task(t, "gate"), max_test=measure.max_test_examples) for t in simulation.gate]
@@ -47,15 +45,15 @@ def measure_paths(simulation: Simulation, out: Path, ledger: Ledger, compute: Co
         found = [run_probe(folder, task, settings, [0], measure.max_length, device=compute.device) for task in tasks]
         return float(np.mean([correct["gate"].mean() for correct in found]))
 
-    for kind, generation, first, second in plan_paths(simulation, out):
+    for kind, generation, first, second in plan_paths(run):
         key = {"step": "path", "model": kind, "generation": generation}
-        if ledger.done(**key) or not (first.is_dir() and second.is_dir()):
+        if run.ledger.done(**key) or not (first.is_dir() and second.is_dir()):
             continue
         began = time.monotonic()
-        found = accuracies_along(first, second, out / "paths", compute, accuracy, measure.path_points)
-        ledger.write(**key, accuracies=[round(a, 4) for a in found], barrier=round(barrier(found), 4),
+        found = accuracies_along(first, second, run.out / "paths", compute, accuracy, measure.path_points)
+        run.ledger.write(**key, accuracies=[round(a, 4) for a in found], barrier=round(barrier(found), 4),
                      seconds=round(time.monotonic() - began, 2))  # fmt: skip
-        say(f"gen-{generation}: the barrier on the way from {kind} is {barrier(found):.3f}")
+        run.say(f"gen-{generation}: the barrier on the way from {kind} is {barrier(found):.3f}")
 
 
 def tell_paths(ledger: Ledger) -> dict[str, Any]:

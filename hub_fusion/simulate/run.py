@@ -9,7 +9,7 @@ from typing import Any
 from hub_fusion.errors import RecipeError
 from hub_fusion.simulate.controls import make_controls
 from hub_fusion.simulate.ledger import Ledger
-from hub_fusion.simulate.loop import Say, grow
+from hub_fusion.simulate.loop import Run, Say, grow
 from hub_fusion.simulate.paths import measure_paths
 from hub_fusion.simulate.report import report
 from hub_fusion.simulate.scoring import measure_all
@@ -33,14 +33,15 @@ def run_simulation(
         raise RecipeError(f"a simulation has the parts {', '.join(PARTS)}, not {', '.join(unknown)}")
     ledger = Ledger(out)
     _check_unchanged(simulation, ledger)
+    run = Run(simulation, out, ledger, compute, say)
     if not only or "loop" in only:
-        grow(simulation, out, ledger, compute, say)
+        grow(run)
     if not only or "controls" in only:
-        make_controls(simulation, out, ledger, compute, say)
-    if (not only or "measure" in only) and (absent := measure_all(simulation, out, ledger, compute, say)):
+        make_controls(run)
+    if (not only or "measure" in only) and (absent := measure_all(run)):
         say(f"{absent} measurements wait for models that do not exist yet")
     if not only or "paths" in only:
-        measure_paths(simulation, out, ledger, compute, say)
+        measure_paths(run)
     return report(simulation, ledger)
 
 

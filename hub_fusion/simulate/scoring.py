@@ -14,8 +14,7 @@ from hub_fusion.evaluate.probe import run_probe
 from hub_fusion.evaluate.tasks import load_task
 from hub_fusion.recipe import FewShot, Probe
 from hub_fusion.records import Role
-from hub_fusion.simulate.ledger import Ledger
-from hub_fusion.simulate.loop import Say
+from hub_fusion.simulate.loop import Run
 from hub_fusion.simulate.settings import Simulation
 from hub_fusion.weights.compute import Compute
 
@@ -55,23 +54,23 @@ def plan_jobs(simulation: Simulation) -> Iterator[Job]:
                     yield from (Job(model, protocol, settings, t, r, 0) for t, r in simulation.unseen())
 
 
-def measure_all(simulation: Simulation, out: Path, ledger: Ledger, compute: Compute, say: Say) -> int:
+def measure_all(run: Run) -> int:
     """Carry out every job whose model exists and that has not been done; gives how many had no model yet."""
     absent = 0
-    for job in plan_jobs(simulation):
+    for job in plan_jobs(run.simulation):
         key = {"step": "measure", **{n: getattr(job, n) for n in ("model", "task", "role", "protocol", "seed")}}
-        if ledger.done(**key):
+        run.ledger.refresh()
+        if run.ledger.done(**key):
             continue
-        ledger.refresh()
-        if not (out / job.model).is_dir():
+        if not (run.out / job.model).is_dir():
             absent += 1
             continue
         began = time.monotonic()
-        correct = carry_out(simulation, out / job.model, job, compute)
-        ledger.keep(job.model, job.task, job.role, job.protocol, job.seed, correct)
-        ledger.write(**key, accuracy=round(float(correct.mean()), 4), examples=len(correct),
-                     seconds=round(time.monotonic() - began, 2))  # fmt: skip
-        say(f"{job.model}: {job.protocol} on {job.task} is {correct.mean():.3f}")
+        correct = carry_out(run.simulation, run.out / job.model, job, run.compute)
+        run.ledger.keep(job.model, job.task, job.role, job.protocol, job.seed, correct)
+        run.ledger.write(**key, accuracy=round(float(correct.mean()), 4), examples=len(correct),
+                         seconds=round(time.monotonic() - began, 2))  # fmt: skip
+        run.say(f"{job.model}: {job.protocol} on {job.task} is {correct.mean():.3f}")
     return absent
 
 
