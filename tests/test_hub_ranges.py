@@ -93,7 +93,7 @@ def test_the_bytes_arrive_whatever_happens(trouble: Trouble, mode: str) -> None:
 def test_other_bytes_than_asked_for_are_refused(trouble: Trouble, mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A cache that mixes up ranges would put one tensor's bytes into another; the answer itself says which they are."""
     trouble.mode = mode
-    monkeypatch.setattr("hub_fusion.hub.RETRIES", 1)
+    monkeypatch.setattr("hub_fusion.hub.calls.RETRIES", 1)
     hub = Hub(f"http://127.0.0.1:{trouble.server_port}", "hf_secret")
     with pytest.raises(HubUnreachable, match=r"where bytes 1000-1999 of acme/base/model.safetensors were asked for"):
         hub.read_range("acme/base", "model.safetensors", "a" * 40, 1000, 2000)

@@ -90,19 +90,19 @@ def test_every_part_has_its_place_in_the_rule() -> None:
 
 @pytest.mark.parametrize("module", MODULES)
 def test_devices_and_the_hub_are_each_behind_one_module(module: str) -> None:
-    """accelerate only in weights/compute, the Hub's HTTP API only in hub; its value types may travel."""
+    """accelerate only in weights/compute, the Hub's HTTP API only in hub/; its value types may travel."""
     for imported, names in imports(MODULES[module], module):
         library = imported.split(".")[0]
         if library == "accelerate":
             assert module == "hub_fusion.weights.compute", f"{module} imports {imported}"
-        if library == "huggingface_hub" and module != "hub_fusion.hub":
+        if library == "huggingface_hub" and part(module) != "hub":
             assert not names & HTTP, f"{module} imports {sorted(names & HTTP)} from {imported}"
             quiet = names <= {"disable_progress_bars", "enable_progress_bars"}
             assert names and (names <= VALUES or quiet), (
                 f"{module} imports {sorted(names - VALUES)}: are these plain values?"
             )
         if library in ("httpx", "requests", "urllib3", "aiohttp"):
-            raise AssertionError(f"{module} imports {library}: the Hub is spoken to through hub.py")
+            raise AssertionError(f"{module} imports {library}: the Hub is spoken to through hub/")
 
 
 def test_gradio_is_for_the_space_only() -> None:

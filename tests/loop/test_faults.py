@@ -159,8 +159,8 @@ def test_a_hub_that_takes_requests_and_never_answers_is_unreachable(
     from huggingface_hub import close_session
     from huggingface_hub.utils import get_session
 
-    monkeypatch.setattr("hub_fusion.hub.SILENCE_S", 0.5)
-    monkeypatch.setattr("hub_fusion.hub.RETRIES", 1)
+    monkeypatch.setattr("hub_fusion.hub.calls.SILENCE_S", 0.5)
+    monkeypatch.setattr("hub_fusion.hub.calls.RETRIES", 1)
     close_session()
     try:
         ready.hub.faults.set([{"route": "refs", "kind": "timeout", "seconds": 600}])

@@ -160,7 +160,7 @@ def test_a_hub_that_goes_away_costs_what_was_under_way(
             running.stop()
 
     with monkeypatch.context() as until_then, pytest.raises(HubUnreachable):
-        until_then.setattr("hub_fusion.hub.RETRIES", 1)
+        until_then.setattr("hub_fusion.hub.calls.RETRIES", 1)
         if method == "ties":  # which downloads first: the Hub is away after one of the two
             until_then.setattr(Spool, "fetch", stopping_after(1, running))
         fuse(plan, compute, progress)

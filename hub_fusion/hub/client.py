@@ -1,4 +1,4 @@
-"""The only module that calls the Hub. One `Hub` wraps one `HfApi(endpoint=…)` and speaks in hub_fusion's errors.
+"""One `Hub` wraps one `HfApi(endpoint=…)` and speaks in hub_fusion's errors.
 
 What it adds to the client: retries with back-off where the client has none (of what may be sent twice; of a commit only
 where it has not arrived), the wait that a rate limit asks for, a cache of its own for every endpoint other than the
@@ -11,19 +11,18 @@ from __future__ import annotations
 
 import hashlib
 import math
-import random
 import re
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from datetime import datetime
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import quote
 
 from hub_fusion import __version__
-from hub_fusion.errors import HubConflict, HubError, HubUnreachable, RepoMissing
+from hub_fusion.errors import HubConflict, HubError
+from hub_fusion.hub.calls import Calls
+from hub_fusion.hub.facts import LIST_FIELDS, CommitInfo, FileInfo, model_info
+from hub_fusion.hub.ranges import Ranges
 
 if TYPE_CHECKING:
     from huggingface_hub import CommitOperationAdd, CommitOperationCopy, CommitOperationDelete
@@ -32,55 +31,7 @@ if TYPE_CHECKING:
     Operation = CommitOperationAdd | CommitOperationCopy | CommitOperationDelete
 
 T = TypeVar("T")
-RETRIES = 4
-PATIENCE_S = 20.0  # no further try after so long: some of the client's calls have waited and tried again themselves
-LIMITED_S = 600.0  # waited at most for rate limits to end, where the Hub says when: its windows have five minutes
-SILENCE_S = 300.0  # after which a Hub that has taken a request and says nothing counts as unreachable
 COMMIT = re.compile("[0-9a-f]{40}")
-LIST_FIELDS = [
-    "author",
-    "cardData",
-    "createdAt",
-    "disabled",
-    "gated",
-    "lastModified",
-    "private",
-    "sha",
-    "siblings",
-    "tags",
-]
-
-
-@dataclass(frozen=True)
-class FileInfo:
-    """A file of a repository at a commit; `sha256` is known for LFS files only, `oid` is git's name of the contents."""
-
-    path: str
-    size: int
-    sha256: str | None
-    oid: str = ""
-
-
-@dataclass(frozen=True)
-class CommitInfo:
-    """A commit of a branch."""
-
-    sha: str
-    title: str
-    created_at: datetime
-
-
-def _info(data: dict[str, Any]) -> ModelInfo:
-    """A repository's metadata, with its card as the Hub gives it.
-
-    The client turns cards into an object and fails on some: one card with the key ``self`` would end every listing.
-    """
-    from huggingface_hub import ModelInfo
-
-    card = data.pop("cardData", None)
-    info = ModelInfo(**data | {"siblings": data.get("siblings")})
-    info.card_data = card
-    return info
 
 
 class Hub:
@@ -103,7 +54,8 @@ class Hub:
                 cache_dir = cache_dir / f"endpoint-{hashlib.sha256(self.endpoint.encode()).hexdigest()[:12]}"
         self.cache_dir = cache_dir
         self.token = token
-        self._direct: dict[tuple[str, str, str], str] = {}  # file → where the Hub redirects to
+        self._calls = Calls(self.endpoint)
+        self._ranges = Ranges(self.endpoint, self._calls, self.api._build_hf_headers)
 
     def __repr__(self) -> str:
         return f"Hub({self.endpoint!r})"
@@ -125,7 +77,8 @@ class Hub:
 
         query = {"filter": [f"base_model:{relation}:{base}"], "sort": "lastModified", "expand": LIST_FIELDS}
         headers = self.api._build_hf_headers()
-        yield from self._read(lambda: [_info(item) for item in paginate(f"{self.endpoint}/api/models", query, headers)])
+        url = f"{self.endpoint}/api/models"
+        yield from self._read(lambda: [model_info(item) for item in paginate(url, query, headers)])
 
     def model(self, repo: str, revision: str | None = None) -> ModelInfo:
         """Metadata of one repository at a revision (default: main)."""
@@ -137,7 +90,7 @@ class Hub:
             headers = self.api._build_hf_headers()
             answer = get_session().get(url, params={"expand": LIST_FIELDS}, headers=headers, timeout=30)
             hf_raise_for_status(answer)
-            return _info(answer.json())
+            return model_info(answer.json())
 
         return self._read(fetch, repo, revision)
 
@@ -208,78 +161,19 @@ class Hub:
     def read_into(self, repo: str, path: str, revision: str, start: int, out: memoryview) -> int:
         """Fill `out` with the bytes of a file from `start` on; gives how many there were before it ended.
 
-        A broken connection is taken up where it broke. The address that the Hub redirects to is kept for the next
-        range, until it expires. Raises HubError if the server ignores ranges.
+        A broken connection is taken up where it broke. Raises HubError if the server ignores ranges.
         """
-        place, got = (repo, path, revision), 0
-
-        def fetch() -> bool:
-            nonlocal got
-            if got == len(out):
-                return True
-            began, direct = got, place in self._direct
-            try:
-                for piece in self._range(place, start + got, start + len(out)):
-                    used = min(len(piece), len(out) - got)
-                    out[got : got + used] = piece[:used]
-                    got += used
-                    if used < len(piece):
-                        break  # more than was asked for
-            except Exception:
-                self._direct.pop(place, None)
-                if got == began and not direct:
-                    raise
-                return False  # it came further, or is asked for anew
-            return True
-
-        while not self._read(fetch, repo, revision, path):
-            pass
-        return got
-
-    def _range(self, place: tuple[str, str, str], start: int, stop: int) -> Iterator[bytes]:
-        """The bytes [start, stop) of a file, as they arrive."""
-        from huggingface_hub import hf_hub_url
-        from huggingface_hub.utils import get_session, hf_raise_for_status
-
-        repo, path, revision = place
-        origin = hf_hub_url(repo, path, revision=revision, endpoint=self.endpoint)
-        url = self._direct.get(place, origin)
-        ours = self.api._build_hf_headers() if url.startswith(f"{self.endpoint}/") else {}  # the token is the Hub's
-        headers = ours | {"range": f"bytes={start}-{stop - 1}", "accept-encoding": "identity"}
-        with get_session().stream("GET", url, headers=headers, follow_redirects=True, timeout=30) as answer:
-            if answer.status_code != 206 and int(answer.headers.get("content-length", stop)) > stop:
-                answer.read() if answer.status_code >= 400 else None
-                hf_raise_for_status(answer)
-                raise HubError(f"{self.endpoint} ignores byte ranges; cannot read {repo}/{path} in parts")
-            if answer.status_code >= 400:
-                answer.read()
-                hf_raise_for_status(answer)
-            if answer.status_code == 206:
-                self._check_range(answer.headers.get("content-range", ""), start, stop, f"{repo}/{path}")
-            if answer.history:
-                self._direct[place] = str(answer.url)
-            skip = 0 if answer.status_code == 206 else start
-            for piece in answer.iter_raw():
-                yield piece[skip:]
-                skip = max(skip - len(piece), 0)
-
-    def _check_range(self, told: str, start: int, stop: int, name: str) -> None:
-        """Whether an answer holds the bytes that were asked for. Raises HubUnreachable, which is tried again."""
-        found = re.fullmatch(r"bytes (\d+)-(\d+)/(\d+|\*)", told.strip())
-        first, last, size = (int(n) if n != "*" else stop for n in found.groups()) if found else (-1, -1, -1)
-        if first != start or last + 1 not in (stop, size):
-            asked = f"bytes {start}-{stop - 1} of {name} were asked for"
-            raise HubUnreachable(f"{self.endpoint} answers with {told[:80] or 'no range'!r} where {asked}")
+        return self._ranges.fill(repo, path, revision, start, out)
 
     # writing -------------------------------------------------------------------------------------------------------
 
     def create_repo(self, repo: str, *, private: bool = False) -> None:
         """Make a model repository if it is not there."""
-        self._again(lambda: self.api.create_repo(repo, private=private, exist_ok=True), repo)
+        self._calls.again(lambda: self.api.create_repo(repo, private=private, exist_ok=True), repo)
 
     def delete_repo(self, repo: str) -> None:
         """Remove a repository and everything in it."""
-        self._once(lambda: self.api.delete_repo(repo), repo)
+        self._calls.once(lambda: self.api.delete_repo(repo), repo)
 
     def commit(
         self,
@@ -311,12 +205,12 @@ class Hub:
         def has_not_arrived() -> bool:
             return parent is not None and self.branches(repo).get(branch) == parent
 
-        return self._again(send, repo, branch, may=has_not_arrived, patience_s=math.inf)  # its upload takes long
+        return self._calls.again(send, repo, branch, may=has_not_arrived, patience_s=math.inf)  # its upload takes long
 
     def tag(self, repo: str, tag: str, revision: str, message: str = "") -> None:
         """Tag a commit. The same tag on the same commit is fine; on another one it raises HubConflict."""
         try:
-            self._again(
+            self._calls.again(
                 lambda: self.api.create_tag(repo, tag=tag, revision=revision, tag_message=message), repo, revision
             )
         except HubConflict:
@@ -326,7 +220,7 @@ class Hub:
 
     def create_branch(self, repo: str, branch: str) -> None:
         """Start a branch at main if it is not there."""
-        self._again(lambda: self.api.create_branch(repo, branch=branch, exist_ok=True), repo)
+        self._calls.again(lambda: self.api.create_branch(repo, branch=branch, exist_ok=True), repo)
 
     # plumbing ------------------------------------------------------------------------------------------------------
 
@@ -336,83 +230,4 @@ class Hub:
 
     def _read(self, call: Callable[[], T], *what: str | None) -> T:
         """Call something that changes nothing."""
-        return self._again(call, *what)
-
-    def _again(
-        self, call: Callable[[], T], *what: str | None, may: Callable[[], bool] = lambda: True,
-        patience_s: float = PATIENCE_S,
-    ) -> T:  # fmt: skip
-        """Call something; try again on 429, 5xx and broken connections, after a wait that grows or that the Hub names.
-
-        What the Hub has refused by 429 has not happened; in all other cases `may` is asked whether to send it again.
-        """
-        began, limited_s = time.monotonic(), 0.0
-        for attempt in range(RETRIES + 1):
-            try:
-                return self._once(call, *what)
-            except HubUnreachable as error:
-                if error.retry_after_s is None:
-                    wait = 0.5 * 2**attempt * (1 + random.random() / 4)  # noqa: S311 (jitter)
-                    hopeless = time.monotonic() - began > patience_s
-                else:
-                    wait = error.retry_after_s + random.random()  # noqa: S311 (jitter)
-                    limited_s += wait
-                    hopeless = limited_s > LIMITED_S
-                if hopeless or attempt == RETRIES or not (error.refused or may()):
-                    raise
-                time.sleep(wait)
-        raise AssertionError("unreachable")
-
-    def _once(self, call: Callable[[], T], *what: str | None) -> T:
-        """Call the client and translate its errors."""
-        from huggingface_hub import errors
-        from huggingface_hub.utils import httpx
-
-        name = "/".join(part for part in what if part) or "the request"
-        try:
-            _end_silence()
-            return call()
-        except (errors.RemoteEntryNotFoundError, errors.RevisionNotFoundError, errors.RepositoryNotFoundError) as error:
-            raise RepoMissing(f"{name} is not on {self.endpoint}, or this token may not see it") from error
-        except errors.HfHubHTTPError as error:
-            raise self._translate(error, name) from error
-        except errors.LocalTokenNotFoundError:
-            raise
-        except (httpx.TransportError, errors.OfflineModeIsEnabled, errors.LocalEntryNotFoundError) as error:
-            raise HubUnreachable(f"{self.endpoint} does not answer ({name}): {error}") from error
-        except errors.HFValidationError as error:
-            raise HubError(f"{name} is not a valid name on the Hub: {error}") from error
-        except ValueError as error:  # a card that the Hub refuses before it is committed
-            raise HubError(f"{self.endpoint} refuses {name}: {error}") from error
-
-    def _translate(self, error: Any, name: str) -> HubError:
-        response = error.response
-        text = error.server_message or str(error).splitlines()[0]
-        if response.status_code in (409, 412):
-            return HubConflict(f"{name}: {text}")
-        if response.status_code == 429 or response.status_code >= 500:
-            after = _retry_after_s(response.status_code, response.headers)
-            later = "" if after is None else f"; try again in {after:.0f} s"
-            words = f"{self.endpoint} answers {response.status_code} ({name}): {text}{later}"
-            return HubUnreachable(words, retry_after_s=after, refused=response.status_code == 429)
-        return HubError(f"{self.endpoint} answers {response.status_code} ({name}): {text}")
-
-
-def _end_silence() -> None:
-    """Give the client of this process, which would wait for ever, a limit, unless somebody has given it one."""
-    from huggingface_hub.utils import get_session, httpx
-
-    client = get_session()
-    if client.timeout == httpx.Timeout(None):
-        client.timeout = httpx.Timeout(SILENCE_S)
-
-
-def _retry_after_s(status: int, headers: Mapping[str, str]) -> float | None:
-    """In how many seconds the Hub will answer again: by ``RateLimit`` if that is why it did not, or ``Retry-After``."""
-    from huggingface_hub.utils import parse_ratelimit_headers
-
-    limit = parse_ratelimit_headers(headers) if status == 429 else None
-    if limit is not None and limit.remaining == 0:
-        return float(limit.reset_in_seconds)
-    after = headers.get("retry-after", "").strip()
-    return float(after) if after.isascii() and after.isdigit() else None
+        return self._calls.again(call, *what)

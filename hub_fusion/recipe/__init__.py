@@ -1,0 +1,56 @@
+"""The recipe: everything that decides a generation, in one YAML file.
+
+`Recipe.load` reads it, `Recipe.template` is the commented file that ``hub-fusion init`` writes. An unknown key is an
+error that names the nearest known one. Precedence: flags, then environment (``HUB_FUSION_ROUND__MIN_CONTRIBUTIONS=3``),
+then the file, then the defaults below. What is not here: credentials and the Hub's address, which belong to whoever
+runs the recipe, not to the recipe.
+"""
+
+from __future__ import annotations
+
+from hub_fusion.recipe.contributions import PERMISSIVE, Contributions, Round, Screen
+from hub_fusion.recipe.evaluation import (
+    EarlyStopping,
+    Evaluate,
+    FewShot,
+    Finetune,
+    Gate,
+    LogME,
+    Perplexity,
+    Pooling,
+    Probe,
+    Task,
+    Training,
+)
+from hub_fusion.recipe.merging import Merge, Search
+from hub_fusion.recipe.publishing import Archive, Heads, Publish
+from hub_fusion.recipe.recipe import Recipe
+from hub_fusion.recipe.section import Section, explain
+from hub_fusion.recipe.sources import parse_yaml
+
+__all__ = [
+    "PERMISSIVE",
+    "Archive",
+    "Contributions",
+    "EarlyStopping",
+    "Evaluate",
+    "FewShot",
+    "Finetune",
+    "Gate",
+    "Heads",
+    "LogME",
+    "Merge",
+    "Perplexity",
+    "Pooling",
+    "Probe",
+    "Publish",
+    "Recipe",
+    "Round",
+    "Screen",
+    "Search",
+    "Section",
+    "Task",
+    "Training",
+    "explain",
+    "parse_yaml",
+]

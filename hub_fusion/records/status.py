@@ -1,0 +1,30 @@
+"""What is going on between generations."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from hub_fusion.records.attempt import Attempt
+from hub_fusion.records.contribution import Refusal
+from hub_fusion.records.record import SCHEMA_VERSION, Moment, Record
+
+
+class Waiting(Record):
+    """A contribution that is in the queue for the next generation."""
+
+    repo: str
+    sha: str
+    since: Moment | None = None
+
+
+class Status(Record):
+    """``fusion/status.json`` on the branch ``fusion-status``: what is going on between generations."""
+
+    schema_version: int = SCHEMA_VERSION
+    base: str
+    heartbeat: Moment
+    generation: int | None = None
+    queue: tuple[Waiting, ...] = ()
+    refusals: tuple[Refusal, ...] = ()
+    rejected: tuple[Attempt, ...] = Field((), description="attempts the gate rejected since the newest generation")
+    last_error: str | None = None
