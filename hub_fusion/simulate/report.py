@@ -18,7 +18,7 @@ from hub_fusion.simulate.settings import Simulation
 from hub_fusion.weights.directions import spectrum
 
 ROOT = "gen-0"
-PROTOCOLS = ("fewshot", "probe", "probe-cls")
+PROTOCOLS = ("fewshot", "finetune", "probe", "probe-cls")
 ROLES = ("gate", "report", "seen")
 
 
@@ -73,7 +73,7 @@ def one_dimension(found: Mapping[tuple[str, str, str], Answers], protocol: str) 
 
 def best_generation(simulation: Simulation, found: Mapping[tuple[str, str, str], Answers]) -> str | None:
     """The generation with the highest mean over the gate tasks, the earliest of equals; measured on all of them."""
-    for protocol in PROTOCOLS[:2]:
+    for protocol in ("fewshot", "probe"):
         means = {}
         for generation in range(simulation.generations + 1):
             answers = found[f"gen-{generation}", "gate", protocol]

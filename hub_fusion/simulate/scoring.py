@@ -9,10 +9,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from hub_fusion.evaluate.fewshot import run_fewshot
+from hub_fusion.evaluate.fewshot import run_fewshot, run_finetune
 from hub_fusion.evaluate.probe import run_probe
 from hub_fusion.evaluate.tasks import load_task
-from hub_fusion.recipe import FewShot, Probe
+from hub_fusion.recipe import FewShot, Finetune, Probe
 from hub_fusion.records import Role
 from hub_fusion.simulate.loop import Run
 from hub_fusion.simulate.settings import Simulation
@@ -24,7 +24,7 @@ class Job(NamedTuple):
 
     model: str
     protocol: str
-    settings: Probe | FewShot
+    settings: Probe | FewShot | Finetune
     task: str
     role: Role
     seed: int
@@ -36,11 +36,15 @@ def plan_jobs(simulation: Simulation) -> Iterator[Job]:
     every = tuple(range(simulation.generations + 1))
     probe_at = every if measure.probe_at is None else measure.probe_at
     fewshot_at = every if measure.fewshot_at is None else measure.fewshot_at
+    finetune_at = every if measure.finetune_at is None else measure.finetune_at
     controls = list(simulation.controls)
     for seed in range(measure.seeds):
         if measure.fewshot:
             for model in [*(f"gen-{g}" for g in fewshot_at), *controls]:
                 yield from (Job(model, "fewshot", measure.fewshot, t, r, seed) for t, r in simulation.unseen())
+        if measure.finetune and seed < (measure.finetune.seeds or measure.seeds):
+            for model in [*(f"gen-{g}" for g in finetune_at), *measure.finetune_also]:
+                yield from (Job(model, "finetune", measure.finetune, t, r, seed) for t, r in simulation.unseen())
         if measure.probe and not seed:  # a probe has no luck but its choice of examples
             probes = {"probe": measure.probe}
             if measure.also_cls:
@@ -81,4 +85,6 @@ def carry_out(simulation: Simulation, folder: Path, job: Job, compute: Compute) 
     common = ([job.seed], measure.max_length)
     if isinstance(job.settings, FewShot):
         return run_fewshot(folder, task, job.settings, *common, device=compute.device)[job.role][0]
+    if isinstance(job.settings, Finetune):
+        return run_finetune(folder, task, job.settings, *common, device=compute.device)[job.role][0]
     return run_probe(folder, task, job.settings, *common, device=compute.device)[job.role][0]

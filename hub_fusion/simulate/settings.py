@@ -9,7 +9,7 @@ from typing import Literal, Self
 from pydantic import Field, PrivateAttr, ValidationError, model_validator
 
 from hub_fusion.errors import RecipeError
-from hub_fusion.recipe import FewShot, Probe, Section, Task, Training, explain, parse_yaml
+from hub_fusion.recipe import FewShot, Finetune, Probe, Section, Task, Training, explain, parse_yaml
 from hub_fusion.records import Role
 
 TASKS_VARIABLE = "HUB_FUSION_TASKS"
@@ -42,6 +42,9 @@ class Measures(Section):
     probe_at: tuple[int, ...] | None = Field(None, description="generations; null: all")
     fewshot: FewShot | None = FewShot()
     fewshot_at: tuple[int, ...] | None = None
+    finetune: Finetune | None = Field(None, description="finetuning with many examples; dear, so not by default")
+    finetune_at: tuple[int, ...] | None = None
+    finetune_also: tuple[ControlName, ...] = Field((), description="controls that are finetuned as well")
     seen_at: tuple[int, ...] = Field((), description="generations whose probe is also measured on the seen tasks")
     path_points: int | None = Field(None, ge=3, description="walk the lines between checkpoints in so many points")
     seeds: int = Field(1, ge=1)

@@ -33,6 +33,9 @@ measure:
   probe: {examples: 10}
   fewshot: {examples: 8, epochs: 1, batch_size: 4, learning_rate: 1.0e-3}
   fewshot_at: [0, 2]
+  finetune: {examples: 10, epochs: 1, batch_size: 5, stop: null, seeds: 1}
+  finetune_at: [0, 2]
+  finetune_also: [multitask]
   seen_at: [2]
   path_points: 3
   max_length: 16
@@ -80,12 +83,13 @@ def test_every_generation_and_control_loads_and_differs_from_gen_0(whole) -> Non
 
 
 def test_the_file_says_what_is_measured(whole) -> None:
-    """Unseen tasks by both protocols, seen ones where asked; controls like a generation."""
+    """Unseen tasks by all protocols, seen ones where asked; controls like a generation."""
     out, found = whole
     measured = {(line["model"], line["protocol"], line["task"], line["role"]) for line in lines(out, "measure")}
     controls = ("random", "one-round", "multitask", "long-finetune")
     unseen = (("d", "gate"), ("e", "report"))
     expected = {(m, "fewshot", *t) for m in ("gen-0", "gen-2", *controls) for t in unseen}
+    expected |= {(m, "finetune", *t) for m in ("gen-0", "gen-2", "multitask") for t in unseen}
     expected |= {(m, "probe", *t) for m in ("gen-0", "gen-1", "gen-2", *controls) for t in unseen}
     expected |= {("gen-2", "probe", t, "seen") for t in "abc"}
     assert measured == expected
@@ -109,7 +113,7 @@ def test_the_best_generation_is_chosen_by_the_gate_tasks_alone(whole, place: Pat
     """A generation that is best on the report tasks by luck must not be the one that is told."""
     simulation, _ = Simulation.load(place / "simulation.yaml"), whole
     gate = {"gen-0": [1, 0], "gen-1": [1, 1], "gen-2": [1, 1]}
-    table = {(m, r, p): {} for m in gate for r in ("gate", "report", "seen") for p in ("fewshot", "probe")}
+    table = {(m, r, p): {} for m in gate for r in ("gate", "report", "seen") for p in ("fewshot", "finetune", "probe")}
     table |= {(m, "gate", "fewshot"): {("d", "gate", "fewshot"): np.array([a])} for m, a in gate.items()}
     table |= {("gen-2", "report", "fewshot"): {("e", "report", "fewshot"): np.array([[1, 1]])}}
     assert best_generation(simulation, table) == "gen-1"  # the earlier of equals
