@@ -42,11 +42,11 @@ def measure(
 ) -> Measurement:  # fmt: skip
     """Scores and answers of the checkpoint in `folder`, whose weights have the sum `weights_sha256`.
 
-    With `cache`, a folder, a measurement of the same weights by the same suite is read instead of made; a cache file
-    that cannot be read is made anew. `progress` gets a sentence before every piece of work. Without tasks, the
-    scores are empty. Raises RecipeError for tasks, WeightsError for checkpoints that cannot be used.
+    With `cache`, a folder, a measurement of the same weights by the same suite is read instead of made, and so is every
+    protocol on every task: one that was killed goes on, and a suite with more tasks measures the new ones alone. A
+    cache file that cannot be read is made anew. `progress` gets a sentence before every piece of work. Without tasks,
+    the scores are empty. Raises RecipeError for tasks, WeightsError for checkpoints that cannot be used.
     """
-    begin = time.monotonic()
     tasks = _load_tasks(evaluate)
     suite = _identify(evaluate, tasks)
     file = _cache_file(cache, weights_sha256, suite) if cache else None
@@ -59,20 +59,20 @@ def measure(
     costs: dict[tuple[str, str], Cost] = {}
     store = FeatureStore(cache / "features" if cache else None, weights_sha256)
     for task in tasks:
-        found = measure_task(folder, task, evaluate, store, device=device, progress=progress)
+        found = measure_task(folder, task, evaluate, store, cache=cache, device=device, progress=progress)
         answers |= found[0]
         costs |= found[1]
-    seconds = round(time.monotonic() - begin, 3)
+    seconds = round(sum(cost.seconds for cost in costs.values()), 3)
     if file:
         write_cache(file, header, answers, costs, seconds)
     return gather_up(answers, costs, suite=suite, weights_sha256=weights_sha256, seconds=seconds)
 
 
 def measure_task(
-    folder: Path, task: TaskData, evaluate: Evaluate, store: FeatureStore, *,
+    folder: Path, task: TaskData, evaluate: Evaluate, store: FeatureStore, *, cache: Path | None = None,
     device: str = "cpu", progress: Callable[[str], None] | None = None,
 ) -> tuple[dict[Key, Array], dict[tuple[str, str], Cost]]:  # fmt: skip
-    """All protocols of the recipe on one task: answers or log-likelihoods, and what they cost."""
+    """All protocols of the recipe on one task: answers or log-likelihoods, and what they cost (when they were made)."""
     answers: dict[Key, Array] = {}
     costs: dict[tuple[str, str], Cost] = {}
     if task.kind == "plain" and evaluate.perplexity is None:
@@ -80,11 +80,22 @@ def measure_task(
     for protocol, run in protocols_of(evaluate, store).items():
         if (protocol == "perplexity") != (task.kind == "plain"):
             continue
+        part = _identify_part(evaluate, task, protocol)
+        file = _cache_file(cache / "tasks", store.weights_sha256, part) if cache else None
+        header = {"suite": part, "weights_sha256": store.weights_sha256}
+        if file and (kept := read_cache(file, header)):
+            answers |= kept[0]
+            costs |= kept[1]
+            continue
         shown: list[int] = []
         began = time.monotonic()
         matrices = run(folder, task, device=device, progress=progress, count=shown.append)
-        answers |= {(task.name, role, protocol): matrix for role, matrix in matrices.items()}
-        costs[task.name, protocol] = Cost(round(time.monotonic() - began, 3), sum(shown))
+        found = {(task.name, role, protocol): matrix for role, matrix in matrices.items()}
+        cost = {(task.name, protocol): Cost(round(time.monotonic() - began, 3), sum(shown))}
+        if file:
+            write_cache(file, header, found, cost, cost[task.name, protocol].seconds)
+        answers |= found
+        costs |= cost
     return answers, costs
 
 
@@ -155,6 +166,16 @@ def _identify(evaluate: Evaluate, tasks: list[TaskData]) -> str:
     settings = evaluate.model_dump(mode="json", exclude={"tasks"}, exclude_none=True)
     if not any(task.kind == "plain" for task in tasks):
         settings.pop("perplexity", None)
+    return _digest(settings, tasks)
+
+
+def _identify_part(evaluate: Evaluate, task: TaskData, protocol: str) -> str:
+    """As `_identify`, of one protocol on one task."""
+    settings = evaluate.model_dump(mode="json", include={protocol, "seeds", "max_test_examples", "max_length"})
+    return _digest(settings, [task])
+
+
+def _digest(settings: dict[str, Any], tasks: list[TaskData]) -> str:
     asked = {
         "version": PROTOCOL_VERSION,
         "settings": settings,

@@ -145,6 +145,32 @@ def test_a_cache_hit_gives_the_same_measurement_without_work(images: Path, vit: 
         measure(tmp_path / "not read", asked, weights_sha256=B, cache=tmp_path)
 
 
+def test_a_measurement_that_was_killed_goes_on_and_more_tasks_cost_only_themselves(
+    images: Path, vit: Path, tmp_path: Path
+) -> None:
+    """A large suite takes hours: killed in the last protocol it must not begin again."""
+
+    class Killed(BaseException):
+        pass
+
+    other = write_images(tmp_path / "aside", seed=3)
+    asked, cache, said = settings(images, other, seeds=1), tmp_path / "cache", list[str]()
+
+    def kill(text: str) -> None:
+        if text.startswith("few-shot finetuning on quadrants"):
+            raise Killed
+
+    with pytest.raises(Killed):
+        measure(vit, asked, weights_sha256=A, cache=cache, progress=kill)
+    resumed = measure(vit, asked, weights_sha256=A, cache=cache, progress=said.append)
+    assert said == ["few-shot finetuning on quadrants, seed 1 of 1"]
+    assert equal(resumed, measure(vit, asked, weights_sha256=A))
+    assert resumed.scores.seconds == pytest.approx(sum(s.seconds for s in resumed.scores.means if s.role == "gate"))
+    more = settings(images, other, write_images(tmp_path / "third", seed=4), seeds=1)
+    measure(vit, more, weights_sha256=A, cache=cache, progress=said.append)
+    assert all("third" in text for text in said[1:]) and len(said) == 4
+
+
 def test_a_score_tells_what_it_cost(images: Path, vit: Path, tmp_path: Path) -> None:
     """40 training examples, of which the probe takes 20 and few-shot 12 twice over, for each of two seeds."""
     scores = measure(vit, settings(images, logme={"examples": 30}), weights_sha256=A, cache=tmp_path).scores
