@@ -8,7 +8,7 @@ quick and give the same bytes) and none of the measurements.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,6 +19,7 @@ from hub_fusion.evaluate.gate import Rival, find_rivals, gate_mean, judge
 from hub_fusion.evaluate.scores import Measurement, compare, compare_likelihoods
 from hub_fusion.evaluate.search import Found, Tried, search
 from hub_fusion.evaluate.suite import cheapest, gather_up, measure, recall
+from hub_fusion.events import Event, Say, named
 from hub_fusion.hub import Hub
 from hub_fusion.provenance import Clock
 from hub_fusion.publish.state import BaseState, read_record
@@ -32,8 +33,6 @@ from hub_fusion.weights.remote import fetch_checkpoint
 
 if TYPE_CHECKING:
     from hub_fusion.weights.compute import Compute
-
-Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -84,7 +83,8 @@ class Workshop:
         """These contributions into ``work/candidate``, a part of the way; what lies there already is not made again."""
         if self.report and self.fused == (tuple(members), step):
             return self.report
-        self.say(f"fusing {len(members)} contributions, step {step:g}")
+        words = f"fusing {len(members)} contributions, step {step:g}"
+        self.say(Event("fuse", words, contributions=len(members), step=step))
         merge, sources = self.recipe.merge, self.sources(members)
         with self.clock("fuse"):
             plan = FusePlan(self.base, self.work / "candidate", sources, merge.method, merge.options, step, merge.heads,
@@ -114,7 +114,7 @@ class Workshop:
         """What a checkpoint answers, from the cache where it was asked before."""
         with self.clock("evaluate"):
             return measure(folder, evaluate or self.recipe.evaluate, weights_sha256=digest, cache=self.work / "scores",
-                           device=self.compute.device, progress=self.say)  # fmt: skip
+                           device=self.compute.device, progress=named(self.say, "evaluate"))  # fmt: skip
 
 
 def best_candidate(shop: Workshop) -> Chosen:

@@ -8,7 +8,7 @@ and run again: the same contributions give the same bytes, and a generation is p
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,6 +23,7 @@ from hub_fusion.errors import RecipeError
 from hub_fusion.evaluate.heads import fit_heads
 from hub_fusion.evaluate.scores import compare, compare_likelihoods
 from hub_fusion.evaluate.suite import suite_id
+from hub_fusion.events import Event, Say, named
 from hub_fusion.hub import Hub
 from hub_fusion.merge import find_method
 from hub_fusion.provenance import Clock, hardware, versions
@@ -39,8 +40,6 @@ from hub_fusion.weights.remote import ADAPTER, Spool, fetch_checkpoint
 
 if TYPE_CHECKING:
     from hub_fusion.weights.compute import Compute
-
-Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -81,7 +80,7 @@ def _round(
     recipe: Recipe, hub: Hub, compute: Compute, work: Path, say: Say, dry_run: bool, progress: Progress | None
 ) -> Outcome:
     state = open_base(hub, recipe.base, recipe.root, mend=not dry_run)
-    say(f"{recipe.base} is at gen-{state.generation}")
+    say(Event("look", f"{recipe.base} is at gen-{state.generation}", generation=state.generation))
     check_base(hub, state)
     queue, refusals = find_contributions(recipe, hub, state)
     chosen = choose(queue, recipe.round)
@@ -97,8 +96,9 @@ def _round(
         why = "just these contributions were judged before" if known else reason or _too_few(len(queue), recipe)
         return Outcome(word, why, recipe.base, state.generation, queue=tuple(queue), refusals=tuple(refusals))
     clock = Clock()
+    say(Event("screen", f"screening {len(chosen)} contributions", contributions=len(chosen)))
     with clock("screen"):
-        base, screened = screen_round(recipe, hub, compute, state, chosen, work, say)
+        base, screened = screen_round(recipe, hub, compute, state, chosen, work, named(say, "screen"))
         refusals += screened.refusals
     if due(screened.contributions, recipe.round, now()) is None:
         tell_queue(hub, state, screened.contributions, refusals)
@@ -212,10 +212,11 @@ def finish_round(
     kept = keep_contributions(hub, recipe, state, chosen.contributions, spool, say)
     generation = generation.model_copy(update={"archive": kept})
     generation = fit_heads(recipe, generation, work / "candidate", work / "scores", compute.device, say)
-    say(f"publishing {generation.tag}")
+    say(Event("commit", f"publishing {generation.tag}", generation=generation.generation))
     rejected = tuple(attempt for attempt in read_status(hub, state).rejected if attempt.id != id)
     revision = publish(hub, state, work / "candidate", generation, rejected, license=recipe.publish.license,
-                       keep_formats=recipe.publish.keep_formats, keep_heads=recipe.heads.kind == "keep")  # fmt: skip
+                       keep_formats=recipe.publish.keep_formats, keep_heads=recipe.heads.kind == "keep",
+                       say=say)  # fmt: skip
     tell_published(hub, state, generation, rejected)
     spool.empty()
     return Outcome("published", verdict.reason, recipe.base, generation.generation, generation, revision,

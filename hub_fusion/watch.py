@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hub_fusion.errors import HubFusionError, HubUnreachable, RecipeError
+from hub_fusion.events import Event, Say
 from hub_fusion.generation import Outcome, run_generation
 from hub_fusion.hub import Hub
 from hub_fusion.publish.status import tell_error
@@ -34,7 +35,7 @@ class Stopped(BaseException):
 
 def watch(
     recipe: Recipe, hub: Hub, compute: Compute, *, work: Path, interval: float, once: bool = False,
-    say: Callable[[str], None] = lambda _: None, tell: Callable[[Outcome], None] = lambda _: None,
+    say: Say = lambda _: None, tell: Callable[[Outcome], None] = lambda _: None,
     progress: Progress | None = None,
 ) -> list[Outcome]:  # fmt: skip
     """Look every `interval` seconds, fuse when it is due; gives the outcomes of all rounds when it stops.
@@ -58,17 +59,17 @@ def watch(
                 if once:
                     raise
                 pause = max(min(max(pause, interval) * 2, MAX_PAUSE_S), interval, error.retry_after_s or 0.0)
-                say(f"{error}; looking again in {pause:.0f} s")
+                say(Event("unreachable", f"{error}; looking again in {pause:.0f} s", pause_s=pause))
             except HubFusionError as error:
                 if once or isinstance(error, RecipeError):
                     raise
                 pause = interval
-                say(f"this round failed: {error}; looking again in {pause:.0f} s")
+                say(Event("failed", f"this round failed: {error}; looking again in {pause:.0f} s", pause_s=pause))
                 with suppress(HubFusionError):  # contributors look there, not into this log
                     tell_error(hub, recipe.base, str(error))
             wake.wait(pause)
     except Stopped:
-        say("stopped by SIGTERM; nothing is lost, start again to go on")
+        say(Event("stopped", "stopped by SIGTERM; nothing is lost, start again to go on"))
     finally:
         stop()
     return outcomes

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import typer
 
 from hub_fusion.cli.output import (
     Endpoint,
     Json,
+    LogFormat,
     RecipeFile,
     Settings,
     Work,
     byte_bar,
+    log_as,
     open_compute,
     open_hub,
     open_recipe,
@@ -22,6 +24,7 @@ from hub_fusion.cli.output import (
     say,
     work_folder,
 )  # fmt: skip
+from hub_fusion.events import Event
 
 if TYPE_CHECKING:
     from hub_fusion.generation import Outcome
@@ -32,10 +35,12 @@ def run(
     recipe: Path = RecipeFile, settings: list[str] = Settings, endpoint: str | None = Endpoint,
     work: Path | None = Work, json: bool = Json,
     dry_run: bool = typer.Option(False, "--dry-run", help="Say what would be done; change nothing."),
+    log_format: Literal["text", "json"] = LogFormat,
 ) -> None:  # fmt: skip
     """Try to make the next generation, once."""
     from hub_fusion.generation import run_generation
 
+    log_as(log_format)
     rules, hub, compute = open_recipe(recipe, settings), open_hub(endpoint), open_compute()
     if not compute.is_main:
         return compute.serve()
@@ -54,10 +59,12 @@ def watch(
     interval: float | None = typer.Option(
         None, "--interval", min=0.1, help="Seconds between two looks.  [default: the recipe's]"
     ),
+    log_format: Literal["text", "json"] = LogFormat,
 ) -> None:  # fmt: skip
     """Wait for contributions and make generations, one at a time, until SIGTERM."""
     from hub_fusion.watch import watch as watch_base
 
+    log_as(log_format)
     rules, hub, compute = open_recipe(recipe, settings), open_hub(endpoint), open_compute()
     if not compute.is_main:
         return compute.serve()
@@ -88,8 +95,11 @@ def tell(outcome: Outcome, as_json: bool) -> None:
         }  # fmt: skip
         if outcome.record:
             record["weights"] = outcome.record.weights
-        return print_json(record)
-    say(f"{outcome.status}: {outcome.reason}")
+        print_json(record)
+    say(Event(outcome.status, f"{outcome.status}: {outcome.reason}", generation=outcome.generation,
+              revision=outcome.revision, waiting=len(outcome.queue), refused=len(outcome.refusals)))  # fmt: skip
+    if as_json:
+        return
     for refusal in outcome.refusals:
         say(f"  refused {refusal.repo} at {refusal.stage} ({refusal.code}): {refusal.reason} {refusal.fix}")
     for waiting in outcome.queue:

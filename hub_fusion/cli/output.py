@@ -6,10 +6,13 @@ import json
 import os
 import sys
 from collections.abc import Callable, Iterable
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 import typer
+
+from hub_fusion.events import Event
 
 if TYPE_CHECKING:
     from hub_fusion.hub import Hub
@@ -24,9 +27,26 @@ Settings = typer.Option([], "--set", help="Override a recipe key: round.min_cont
 Work = typer.Option(None, "--work", help="Folder for downloads and candidates.  [default: the cache]")
 
 
+LogFormat = typer.Option(
+    "text", "--log-format", help="How to say on stderr what happens: text, or json, one object a line."
+)
+_log_format: list[Literal["text", "json"]] = ["text"]  # of this process: errors that end it are written that way too
+
+
+def log_as(log_format: Literal["text", "json"]) -> None:
+    """What `say` writes from now on."""
+    _log_format[0] = log_format
+
+
 def say(text: str) -> None:
-    """A line for people, on stderr."""
-    if int(os.environ.get("RANK", "0")) == 0:
+    """What happens, on stderr: a line for people, or as JSON with the event's name, time and values."""
+    if int(os.environ.get("RANK", "0")) != 0:
+        return
+    if _log_format[0] == "json":
+        event = text if isinstance(text, Event) else Event("note", text)
+        line = {"at": datetime.now(UTC).isoformat(timespec="milliseconds"), "event": event.name, "text": str(text)}
+        print(json.dumps(line | event.facts, default=str), file=sys.stderr, flush=True)
+    else:
         print(visible(text), file=sys.stderr, flush=True)
 
 
@@ -37,7 +57,7 @@ def visible(text: str) -> str:
 
 def fail(text: str, code: int) -> NoReturn:
     """Say what is wrong and leave with an exit code."""
-    say(f"Error: {text}" if code != 130 else text)
+    say(Event("error", f"Error: {text}" if code != 130 else text, code=code))
     raise SystemExit(code)
 
 

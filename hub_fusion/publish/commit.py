@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hub_fusion.errors import HubConflict, HubError, RecordError
+from hub_fusion.events import Event, Say
 from hub_fusion.hub import FileInfo, Hub
 from hub_fusion.publish.card import render_card
 from hub_fusion.publish.card_sections import withdrawn_notice
@@ -89,7 +90,7 @@ def plan_commit(
 
 def publish(
     hub: Hub, state: BaseState, candidate: Path, record: Generation, rejected: tuple[Attempt, ...], *,
-    license: str | None = None, keep_formats: bool = False, keep_heads: bool = False,
+    license: str | None = None, keep_formats: bool = False, keep_heads: bool = False, say: Say = lambda _: None,
 ) -> str:  # fmt: skip
     """Commit and tag a generation; gives its commit.
 
@@ -113,6 +114,7 @@ def publish(
         except HubConflict:
             head = _next_head(hub, state, head)
             continue
+        say(Event("tag", f"{tag} is {revision[:8]}; tagging it", generation=record.generation, revision=revision))
         hub.tag(state.repo, tag, revision, f"Generation {record.generation}")
         return revision
     raise PublishConflict(f"{state.repo} keeps moving; the round starts over")
