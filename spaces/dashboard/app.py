@@ -11,7 +11,8 @@ from reader import Reader
 if __name__ == "__main__":
     reader = Reader.from_environment()
     reader.start()
-    reader.first.wait(3)  # the page is built with data where the Hub is quick, and without where it is not
+    if reader.data.read_at is None:  # no snapshot: the page is built with data where the Hub is quick
+        reader.first.wait(3)
     demo = build(reader)
     demo.queue(default_concurrency_limit=20, max_size=200)
     demo.launch(

@@ -1,47 +1,42 @@
 """Reads a base's lineage from the Hub in the background, so that no visitor ever waits for the Hub.
 
 A thread asks every five minutes, and after a failure in 30 seconds, then in twice that, up to an hour. What it found
-is `Reader.data`, an immutable value that is swapped as a whole. huggingface_hub's own downloads repeat a failed request
-for 23 seconds; here every file has 5 seconds, once.
+is `Reader.data`, an immutable value that is swapped as a whole. At the start the data are those of the snapshot that
+was put beside the code when the Space was deployed, if there is one.
 """
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import threading
 import time
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from huggingface_hub import hf_hub_url
+from fetch import INDEX, STATUS, Absent, Fetch, Files, Folder, Unreachable, record_path
+from fields import Malformed, moment, read_json, text
 from huggingface_hub.errors import HFValidationError
-from huggingface_hub.utils import build_hf_headers, get_session, httpx, validate_repo_id
-from lineage import Attempt, Malformed, Record, Status, Unreadable, read_index, read_json, read_record, read_status
+from huggingface_hub.utils import validate_repo_id
+from lineage import Attempt, Index, Record, Status, Unreadable
+from parsing import read_index, read_record, read_status
 
-INDEX, STATUS = ("fusion/index.json", "main"), ("fusion/status.json", "fusion-status")
 PERIOD_S, FIRST_RETRY_S, LAST_RETRY_S = 300.0, 30.0, 3600.0
-TIMEOUT_S = 5.0
-MAX_BYTES = 5_000_000
-RECORDS = 20  # records of the newest generations are kept; older ones are known from the index alone
-SNAPSHOT = Path(__file__).with_name("snapshot.json")
+RECORDS = 200  # records of the newest generations are kept; older ones are known from the index alone
+AT_ONCE = 8  # records that are asked for at the same time
+SNAPSHOT = Path(__file__).with_name("snapshot")
 log = logging.getLogger("dashboard")
-
-
-class Unreachable(Exception):
-    """The Hub did not give an answer that means anything."""
-
-
-class Absent(Exception):
-    """The Hub says that there is no such file, revision or repository, or not for us; the message is its error code."""
 
 
 @dataclass(frozen=True)
 class Data:
-    """All that the dashboard knows. `trouble` says why it is not more or not newer; "" if all is well."""
+    """All that the dashboard knows; `contributors`: account → its contributions in all generations.
+
+    `trouble` says why it is not more or not newer, since `trouble_since`; "" if all is well.
+    """
 
     base: str
     endpoint: str
@@ -50,6 +45,9 @@ class Data:
     status: Status | Unreadable | None = None
     read_at: datetime | None = None
     trouble: str = ""
+    trouble_since: datetime | None = None
+    contributors: Mapping[str, int] = field(default_factory=dict)
+    root: str = ""
 
     @property
     def generations(self) -> list[Attempt]:
@@ -73,7 +71,7 @@ class Reader:
         if not valid:
             self.data = Data("", "", trouble="Set HUB_FUSION_BASE to the base's repository, account/name, and "
                              "HF_ENDPOINT to a URL or not at all.")  # fmt: skip
-        elif snapshot.is_file():
+        elif snapshot.is_dir():
             self.data = from_snapshot(snapshot, self.data)
 
     @classmethod
@@ -91,24 +89,33 @@ class Reader:
             self.first.set()
 
     def refresh(self) -> bool:
-        """Ask the Hub once; whether it answered. Never raises for what the Hub or a file in it says."""
+        """Ask the Hub once; whether it answered to everything. Never raises for what the Hub or a file in it says."""
         before = self.data
+        hub = Fetch(before.base, before.endpoint, self._token)
         try:
-            status = self._status()
-            attempts = self._index()
-            attempts += _only_in_status(status, attempts)
+            status, index = _status(hub), _index(hub)
         except Unreachable as error:
-            self.data = replace(before, trouble=f"The Hub does not answer ({error}).")
+            self._fail(f"The Hub does not answer ({error}).")
             return False
         except Absent as error:
-            self.data = replace(before, trouble=f"{before.base} cannot be read: not found, private or gated ({error}).")
+            self._fail(f"{before.base} cannot be read: not found, private or gated ({error}).")
             return False
         except Malformed as error:
-            self.data = replace(before, trouble=f"The lineage cannot be read: {error}.")
+            self._fail(f"The lineage cannot be read: {error}.")
             return True
-        found = replace(before, attempts=attempts, status=status, read_at=datetime.now(UTC), trouble="")
-        self.data = replace(found, records=self._records(found))
-        return True
+        found = _filled(before, index, status, datetime.now(UTC))
+        found = replace(found, records=_unchanged(before, found))
+        newest = found.generations[-1:]
+        if newest and newest[0].generation and newest[0].generation not in found.records:
+            found = replace(found, records={**found.records, **_records(hub, newest)})
+        self.data = found  # old records come one by one, the newest is what people look at
+        self.first.set()
+        missing = [a for a in found.generations[-RECORDS:] if a.generation and a.generation not in found.records]
+        self.data = replace(found, records={**found.records, **_records(hub, missing[::-1])})
+        return all(a.generation in self.data.records for a in missing)
+
+    def _fail(self, trouble: str) -> None:
+        self.data = replace(self.data, trouble=trouble, trouble_since=self.data.trouble_since or datetime.now(UTC))
 
     def _run(self) -> None:
         failures = 0
@@ -121,90 +128,82 @@ class Reader:
             self.first.set()
             time.sleep(min(FIRST_RETRY_S * 2 ** min(failures - 1, 20), LAST_RETRY_S) if failures else PERIOD_S)
 
-    def _index(self) -> tuple[Attempt | Unreadable, ...]:
-        """The attempts of the index; none where the repository has no index yet."""
-        try:
-            return read_index(read_json(self._fetch(*INDEX)))
-        except Absent as error:
-            if str(error) in ("EntryNotFound", "RevisionNotFound"):
-                return ()
-            raise
 
-    def _status(self) -> Status | Unreadable | None:
-        try:
-            return read_status(read_json(self._fetch(*STATUS)))
-        except Absent:
-            return None
-        except Malformed as error:
-            return Unreadable("status", str(error))
+def from_snapshot(folder: Path, empty: Data) -> Data:
+    """What the snapshot says; `empty` where it says nothing or is of another base.
 
-    def _records(self, data: Data) -> dict[int, Record | Unreadable]:
-        """Records of the newest generations; those that were read before are not read again, they never change."""
-        ids = {a.generation: a.id for a in self.data.generations}
-        records: dict[int, Record | Unreadable] = {}
-        answers = True
-        for attempt in reversed(data.generations[-RECORDS:]):
-            number = attempt.generation
-            if not number:  # gen-0 was not fused
-                continue
-            known = self.data.records.get(number)
-            if isinstance(known, Record) and ids.get(number) == attempt.id:
-                records[number] = known
-            elif answers:
-                try:
-                    records[number] = read_record(read_json(self._fetch(f"fusion/gen-{number}.json", "main")), number)
-                except (Malformed, Absent) as error:
-                    records[number] = Unreadable(attempt.name, str(error))
-                except Unreachable:
-                    answers = False
-        return records
-
-    def _fetch(self, path: str, revision: str) -> bytes:
-        """The file's content. Raises Unreachable, Absent, or Malformed if it is too large."""
-        url = hf_hub_url(self.data.base, path, revision=revision, endpoint=self.data.endpoint)
-        headers = build_hf_headers(token=self._token or False, library_name="hub_fusion-dashboard")
-        until, parts, size = time.monotonic() + TIMEOUT_S, [], 0
-        try:
-            with get_session().stream("GET", url, headers=headers, timeout=TIMEOUT_S, follow_redirects=True) as answer:
-                if answer.status_code in (401, 403, 404):
-                    raise Absent(answer.headers.get("X-Error-Code") or f"HTTP {answer.status_code}")
-                if answer.status_code != 200:
-                    raise Unreachable(f"HTTP {answer.status_code}")
-                for part in answer.iter_bytes():
-                    parts.append(part)
-                    size += len(part)
-                    if size > MAX_BYTES:
-                        raise Malformed(f"{path} is larger than {MAX_BYTES // 1_000_000} MB")
-                    if time.monotonic() > until:
-                        raise Unreachable(f"{path} took more than {TIMEOUT_S:.0f} s")
-        except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:
-            raise Unreachable(type(error).__name__) from None
-        return b"".join(parts)
-
-
-def from_snapshot(path: Path, empty: Data) -> Data:
-    """What the snapshot says, or `empty` with the reason why it says nothing."""
+    It holds the files of the base as they are on the Hub, and ``snapshot.json``, ``{"base": …, "read_at": …}``.
+    """
+    files = Folder(folder)
     try:
-        data = read_json(path.read_bytes())
-        read_at = datetime.fromisoformat(str(data.get("read_at"))).astimezone(UTC)
-        status = None if data.get("status") is None else read_status(data["status"])
-        attempts = read_index(read_json(json.dumps(data.get("index"))))
-        records = {
-            int(n): read_record(read_json(json.dumps(r)), int(n)) for n, r in data.get("generations", {}).items()
-        }
-    except (OSError, OverflowError, ValueError, AttributeError, TypeError) as error:  # Malformed is a ValueError
-        log.warning("snapshot.json cannot be read: %s", error)
+        about = read_json(files.read("snapshot.json", ""))
+        read_at, base = moment(about, "read_at"), text(about, "base")
+        status, index = _status(files), _index(files)
+    except (Malformed, Absent, Unreachable) as error:
+        log.warning("the snapshot cannot be read: %s", error)
         return empty
-    return replace(
-        empty, attempts=attempts + _only_in_status(status, attempts), records=records, status=status, read_at=read_at
-    )
+    if base != empty.base:
+        log.warning("the snapshot is of another base")
+        return empty
+    found = _filled(empty, index, status, read_at)
+    return replace(found, records=_records(files, [a for a in found.generations[-RECORDS:] if a.generation]))
 
 
-def _only_in_status(
-    status: Status | Unreadable | None, attempts: tuple[Attempt | Unreadable, ...]
-) -> tuple[Attempt | Unreadable, ...]:
-    """Rejected attempts that the index does not hold yet."""
-    if not isinstance(status, Status):
-        return ()
-    known = {a.id for a in attempts if isinstance(a, Attempt)}
-    return tuple(a for a in status.rejected if isinstance(a, Unreadable) or a.id not in known)
+def _filled(before: Data, index: Index, status: Status | Unreadable | None, read_at: datetime) -> Data:
+    """The data with what index and status say; rejected attempts are in the one or the other or both."""
+    attempts = index.attempts
+    if isinstance(status, Status):
+        known = {a.id for a in attempts if isinstance(a, Attempt)}
+        attempts += tuple(a for a in status.rejected if isinstance(a, Unreadable) or a.id not in known)
+    return replace(before, attempts=attempts, status=status, read_at=read_at, trouble="", trouble_since=None,
+                   contributors=index.contributors, root=index.root)  # fmt: skip
+
+
+def _index(files: Files) -> Index:
+    """The index; an empty one where the repository has none yet."""
+    try:
+        return read_index(read_json(files.read(*INDEX)))
+    except Absent as error:
+        if str(error) in ("EntryNotFound", "RevisionNotFound"):
+            return Index()
+        raise
+
+
+def _status(files: Files) -> Status | Unreadable | None:
+    try:
+        return read_status(read_json(files.read(*STATUS)))
+    except Absent:
+        return None
+    except Malformed as error:
+        return Unreadable("status", str(error))
+
+
+def _unchanged(before: Data, found: Data) -> dict[int, Record | Unreadable]:
+    """Records that need not be read again: those of the same attempts, since only a withdrawal changes one."""
+    old = {a.generation: (a.id, a.status) for a in before.generations}
+    kept = [a.generation for a in found.generations[-RECORDS:] if old.get(a.generation) == (a.id, a.status)]
+    records = ((n, before.records.get(n)) for n in kept if n is not None)
+    return {n: record for n, record in records if isinstance(record, Record)}
+
+
+def _records(files: Files, attempts: list[Attempt]) -> dict[int, Record | Unreadable]:
+    """The records of generations, some at the same time; without those that there was no answer about."""
+    silent = threading.Event()  # a Hub that did not answer once is not asked for the others
+
+    def read(attempt: Attempt) -> Record | Unreadable | None:
+        number = attempt.generation or 0
+        if silent.is_set():
+            return None
+        try:
+            return read_record(read_json(files.read(record_path(number), "main")), number)
+        except Malformed as error:
+            return Unreadable(attempt.name, str(error))
+        except Absent as error:
+            return Unreadable(attempt.name, f"its record is not there ({error})")
+        except Unreachable:
+            silent.set()
+            return None
+
+    with ThreadPoolExecutor(AT_ONCE, "records") as pool:
+        found = zip(attempts, pool.map(read, attempts), strict=True)
+        return {a.generation or 0: record for a, record in found if record is not None}

@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import HfApi
+from huggingface_hub import CommitOperationAdd, HfApi
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "lineage" / "fusion"
 BASE = "acme/roberta-fused"
@@ -26,11 +26,18 @@ class Files:
     records: dict[int, dict[str, Any]]
     status: dict[str, Any]
 
+    def contents(self) -> dict[str, Any]:
+        """Path in the base's repository → what is there."""
+        records = {f"fusion/gen-{n}.json": record for n, record in self.records.items()}
+        return {"fusion/index.json": self.index, "fusion/status.json": self.status} | records
+
     def write(self, folder: Path) -> Path:
         """As a snapshot, which goes through the same checks as what the Hub gives."""
-        data = {"read_at": NOW.isoformat(), "index": self.index, "generations": self.records, "status": self.status}
-        (path := folder / "snapshot.json").write_text(json.dumps(data))
-        return path
+        contents = self.contents() | {"snapshot.json": {"base": BASE, "read_at": NOW.isoformat()}}
+        for path, content in contents.items():
+            (file := folder / "snapshot" / path).parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(json.dumps(content))
+        return folder / "snapshot"
 
 
 def read_golden() -> Files:
@@ -41,13 +48,13 @@ def read_golden() -> Files:
 
 def upload(api: HfApi, repo: str, files: Files) -> None:
     """Put a lineage where the watcher puts it."""
-    api.create_repo(repo)
-    texts = {"fusion/index.json": files.index} | {f"fusion/gen-{n}.json": r for n, r in files.records.items()}
-    for path, data in texts.items():
-        api.upload_file(path_or_fileobj=json.dumps(data).encode(), path_in_repo=path, repo_id=repo)
-    api.create_branch(repo, branch="fusion-status")
-    status = json.dumps(files.status).encode()
-    api.upload_file(path_or_fileobj=status, path_in_repo="fusion/status.json", repo_id=repo, revision="fusion-status")
+    api.create_repo(repo, exist_ok=True)
+    api.create_branch(repo, branch="fusion-status", exist_ok=True)
+    texts = {path: json.dumps(content).encode() for path, content in files.contents().items()}
+    for branch in ("main", "fusion-status"):
+        added = [CommitOperationAdd(path, text) for path, text in texts.items()
+                 if path.endswith("status.json") is (branch != "main")]  # fmt: skip
+        api.create_commit(repo, added, commit_message="A lineage", revision=branch)
 
 
 @dataclass(frozen=True)

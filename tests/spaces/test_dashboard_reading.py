@@ -7,14 +7,17 @@ import json
 import math
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from dashboards import BASE, GOLDEN, Files, upload
+from dashboards import BASE, GOLDEN, NOW, Files, upload
+from fields import Malformed, read_json
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from lineage import Attempt, Malformed, Record, Status, Unreadable, read_index, read_json, read_record, read_status
+from lineage import Attempt, Record, Status, Unreadable
+from parsing import read_index, read_record, read_status
 from reader import Data, Reader
 
 from hub_fusion.local_hub import LocalHub
@@ -95,13 +98,13 @@ def test_one_spoilt_entry_costs_itself_alone(golden: Files, tmp_path: Path, name
 def test_an_entry_of_any_kind_is_a_placeholder(golden: Files, entry: Any) -> None:
     """Nothing but an object with the right fields is an attempt."""
     golden.index["entries"][1] = entry
-    assert [type(a) for a in read_index(golden.index)].count(Unreadable) == 1
+    assert [type(a) for a in read_index(golden.index).attempts].count(Unreadable) == 1
 
 
 def test_numbers_are_not_used_twice(golden: Files) -> None:
     """The first holder of a number keeps it."""
     golden.index["entries"][4]["generation"] = 2
-    found = read_index(golden.index)
+    found = read_index(golden.index).attempts
     assert isinstance(found[4], Unreadable)
     assert isinstance(found[2], Attempt)
 
@@ -187,10 +190,38 @@ def test_the_reader_follows_the_hub(golden: Files, hub: LocalHub, acme: Any, tmp
     assert reader.refresh()
     assert "newer dashboard" in reader.data.trouble
     assert len(reader.data.attempts) == 6
-    reader.data = Data(**(vars(reader.data) | {"endpoint": "http://127.0.0.1:9"}))
+    reader.data = replace(reader.data, endpoint="http://127.0.0.1:9")
     assert not reader.refresh()
     assert "does not answer" in reader.data.trouble
+    since = reader.data.trouble_since
+    assert not reader.refresh()
+    assert reader.data.trouble_since == since is not None
     assert len(reader.data.attempts) == 6
+
+
+def test_what_changes_is_read_again(golden: Files, hub: LocalHub, acme: Any, tmp_path: Path) -> None:
+    """A withdrawal changes a record that was read before, and the reason is shown; the others are kept as they were."""
+    repo = "acme/withdrawn"
+    upload(acme, repo, golden)
+    reader = Reader(repo, hub.url, snapshot=tmp_path / "none")
+    assert reader.refresh()
+    before = reader.data
+    golden.records[2] |= {"status": "yanked", "withdrawn": {"reason": "a data leak", "at": "2026-11-08T00:00:00Z"}}
+    golden.index["entries"][2]["status"] = "yanked"
+    upload(acme, repo, golden)
+    assert reader.refresh()
+    assert reader.data.records[2].withdrawn == "a data leak"  # type: ignore[union-attr]
+    assert reader.data.records[3] is before.records[3]
+
+
+def test_old_records_are_left_out(golden: Files, hub: LocalHub, acme: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Memory is bounded by the newest records; the index still has every attempt."""
+    upload(acme, "acme/window", golden)
+    monkeypatch.setattr("reader.RECORDS", 2)
+    reader = Reader("acme/window", hub.url, snapshot=Path("none"))
+    assert reader.refresh()
+    assert sorted(reader.data.records) == [2, 3]
+    assert [a.name for a in reader.data.generations] == ["gen-0", "gen-1", "gen-2", "gen-3"]
 
 
 def test_private_bases_need_the_read_token(hub: LocalHub, acme: Any, tmp_path: Path) -> None:
@@ -209,16 +240,71 @@ def test_a_base_that_is_no_repository_is_never_asked_for(base: str, tmp_path: Pa
     assert "HUB_FUSION_BASE" in reader.data.trouble
 
 
-def test_a_broken_snapshot_is_no_snapshot(golden: Files, tmp_path: Path) -> None:
-    """The dashboard starts all the same."""
-    for text in (
-        "",
-        "[]",
-        '{"read_at": 1}',
-        '{"read_at": "2026-01-01T00:00:00Z", "index": {"entries": []}, "generations": 3}',
-    ):
-        (tmp_path / "snapshot.json").write_text(text)
-        assert Reader(BASE, "https://hub.example", snapshot=tmp_path / "snapshot.json").data.read_at is None
+@pytest.mark.parametrize(
+    "about",
+    ["", "[]", '{"read_at": 1}', '{"base": "acme/other", "read_at": "2026-11-07"}', '{"base": "acme/roberta-fused"}'],
+)
+def test_a_broken_snapshot_is_no_snapshot(golden: Files, tmp_path: Path, about: str) -> None:
+    """Nor is one of another base; the dashboard starts all the same."""
+    folder = golden.write(tmp_path)
+    (folder / "snapshot.json").write_text(about)
+    assert Reader(BASE, "https://hub.example", snapshot=folder).data == Data(BASE, "https://hub.example")
+    assert Reader(BASE, "https://hub.example", snapshot=tmp_path / "none").data.read_at is None
+
+
+def test_a_bad_record_in_the_snapshot_costs_itself_alone(golden: Files, tmp_path: Path) -> None:
+    """One is of a newer schema, one is no JSON, one is not there; index, status and the third are."""
+    golden.records[1]["schema_version"] = 2
+    folder = golden.write(tmp_path)
+    (folder / "fusion" / "gen-2.json").write_text("{")
+    data = Reader(BASE, "https://hub.example", snapshot=folder).data
+    assert "newer dashboard" in data.records[1].problem  # type: ignore[union-attr]
+    assert "JSON" in data.records[2].problem  # type: ignore[union-attr]
+    assert isinstance(data.records[3], Record)
+    assert data.read_at == NOW
+    (folder / "fusion" / "gen-3.json").unlink()
+    (folder / "fusion" / "status.json").write_text("7")
+    data = Reader(BASE, "https://hub.example", snapshot=folder).data
+    assert "not there" in data.records[3].problem  # type: ignore[union-attr]
+    assert isinstance(data.status, Unreadable)
+
+
+def test_scores_that_are_hard_to_believe_are_doubted(golden: Files) -> None:
+    """They are shown with the reason: a leap, a difference that is not the scores', a parent that is not there."""
+    entries = golden.index["entries"]
+    assert not any(a.doubts for a in read_index(golden.index).attempts if isinstance(a, Attempt))
+    entries[1]["scores"][0] |= {"mean": 0.99, "low": 0.98, "high": 1.0}
+    entries[4]["differences"][0] |= {"mean": 0.1, "low": 0.09, "high": 0.11}
+    entries[3]["parent_generation"] = 7
+    doubts = [a.doubts for a in read_index(golden.index).attempts if isinstance(a, Attempt)]
+    assert ["more than one generation" in d[0] if d else False for d in doubts] == [False, True, False, False, False]
+    assert "the record says +10.0" in doubts[4][0]
+    assert doubts[3] == ("its parent gen-7 is not in the index",)
+
+
+def test_scores_under_other_tasks_names_are_doubted(golden: Files) -> None:
+    """Published tables hold such rows; their means are right, and no bound on one number finds them."""
+    record = golden.records[3]
+    assert read_record(record, 3).doubts == ()
+    tasks = [t for t in record["candidate_scores"]["tasks"] if (t["role"], t["protocol"]) == ("gate", "fewshot")]
+    numbers = [{part: t[part] for part in ("mean", "low", "high")} for t in tasks]
+    for task, other in zip(tasks, numbers[2:] + numbers[:2], strict=True):
+        task |= other
+    assert read_record(record, 3).doubts == (
+        "fewshot on the gate examples: scores seem to stand under other tasks' names",)  # fmt: skip
+
+
+def test_a_spoilt_table_costs_the_analysis_alone(golden: Files) -> None:
+    """Tables of cosines must be square and of the contributions that they name."""
+    keys = [f"{c['repo']}@{c['sha']}" for c in golden.records[3]["contributions"][:2]]
+    analysis = {"contributions": keys, "cosines": [[1, 0.2], [0.2, 1]], "drift": {"layer.0": 0.01}}
+    found = read_record(golden.records[3] | {"analysis": analysis}, 3).analysis
+    assert found is not None
+    assert [list(row) for row in found.cosines] == [[1, 0.2], [0.2, 1]]
+    assert found.drift == {"layer.0": 0.01}
+    for spoilt in ([[1, 0.2]], [[1, 2], [2, 1]], [[1, "x"], [0, 1]], 5, [[1, None], [0, 1]]):
+        record = read_record(golden.records[3] | {"analysis": analysis | {"cosines": spoilt}}, 3)
+        assert (record.analysis, record.unreadable) == (None, 1), spoilt
 
 
 def test_the_folder_stands_alone() -> None:
