@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import sys
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NoReturn
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, TextIO
 
 import typer
 
@@ -30,22 +31,40 @@ Work = typer.Option(None, "--work", help="Folder for downloads and candidates.  
 LogFormat = typer.Option(
     "text", "--log-format", help="How to say on stderr what happens: text, or json, one object a line."
 )
-_log_format: list[Literal["text", "json"]] = ["text"]  # of this process: errors that end it are written that way too
+
+
+class JsonLines(io.TextIOBase):
+    """A stderr that makes an event of every line that libraries, warnings and tracebacks write."""
+
+    def __init__(self, out: TextIO) -> None:
+        self.out, self.rest = out, ""
+
+    def write(self, text: str) -> int:
+        """Whole lines go out; what is left waits for its end."""
+        *lines, self.rest = (self.rest + text).split("\n")
+        for line in filter(str.strip, lines):
+            self.event(Event("note", line))
+        return len(text)
+
+    def event(self, event: Event) -> None:
+        """One object on one line."""
+        line = {"at": datetime.now(UTC).isoformat(timespec="milliseconds"), "event": event.name, "text": str(event)}
+        self.out.write(json.dumps(line | event.facts, default=str) + "\n")
+        self.out.flush()
 
 
 def log_as(log_format: Literal["text", "json"]) -> None:
-    """What `say` writes from now on."""
-    _log_format[0] = log_format
+    """What goes to stderr from now on. Call it before other libraries are imported: they take stderr as it is then."""
+    if log_format == "json" and not isinstance(sys.stderr, JsonLines):
+        sys.stderr = JsonLines(sys.stderr)
 
 
 def say(text: str) -> None:
     """What happens, on stderr: a line for people, or as JSON with the event's name, time and values."""
     if int(os.environ.get("RANK", "0")) != 0:
         return
-    if _log_format[0] == "json":
-        event = text if isinstance(text, Event) else Event("note", text)
-        line = {"at": datetime.now(UTC).isoformat(timespec="milliseconds"), "event": event.name, "text": str(text)}
-        print(json.dumps(line | event.facts, default=str), file=sys.stderr, flush=True)
+    if isinstance(sys.stderr, JsonLines):
+        sys.stderr.event(text if isinstance(text, Event) else Event("note", text))
     else:
         print(visible(text), file=sys.stderr, flush=True)
 

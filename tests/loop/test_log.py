@@ -6,6 +6,8 @@ import json
 from itertools import groupby
 from pathlib import Path
 
+import pytest
+
 from hub_fusion.events import Event, named
 
 from .world import World, judged
@@ -39,3 +41,18 @@ def test_a_name_is_put_on_what_has_none() -> None:
     say(Event("fuse", "fusing", step=0.5))
     assert said == ["reading", "fusing"]
     assert [(e.name, e.facts) for e in said if isinstance(e, Event)] == [("screen", {}), ("fuse", {"step": 0.5})]
+
+
+def test_what_libraries_write_is_logged_as_objects_too(capsys: pytest.CaptureFixture[str]) -> None:
+    """A log of objects is one from end to end: the client's warnings of a rate limit, a traceback."""
+    import sys
+
+    from hub_fusion.cli.output import JsonLines
+
+    lines = JsonLines(sys.stderr)
+    print("Rate limited.\nWaiting", end=" ", file=lines)
+    print("2 s\n", file=lines)
+    assert [json.loads(line)["text"] for line in capsys.readouterr().err.splitlines()] == [
+        "Rate limited.",
+        "Waiting 2 s",
+    ]
