@@ -12,6 +12,7 @@ from hub_fusion.contribute.open_model import Opened, output_of
 from hub_fusion.errors import RecipeError
 from hub_fusion.evaluate.models import load_encode
 from hub_fusion.evaluate.task_files import SUFFIXES, Examples, read_examples
+from hub_fusion.evaluate.task_labels import number_alone
 from hub_fusion.evaluate.tasks import TaskData
 
 if TYPE_CHECKING:
@@ -30,7 +31,9 @@ def task_batches(
         raise RecipeError(f"{task} needs one train file ({', '.join(SUFFIXES)}), there are {len(files)}")
     if examples < 1 or batch_size < 1:
         raise RecipeError(f"examples and batch size are at least 1, not {examples} and {batch_size}")
-    train = read_examples(files[0])
+    config = opened.model.config
+    own = [str(config.id2label.get(i)) for i in range(config.num_labels)]
+    train = number_alone(read_examples(files[0]), own, str(files[0]))
     check_labels(opened, train, files[0])
     rows = np.sort(np.random.default_rng(seed).permutation(len(train))[:examples])
     chosen = train.take(rows)

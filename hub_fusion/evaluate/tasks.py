@@ -13,14 +13,17 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, cast
 
 import numpy as np
 
 from hub_fusion.errors import RecipeError
-from hub_fusion.evaluate.task_files import SUFFIXES, Examples, read_examples
+from hub_fusion.evaluate.task_files import SUFFIXES, Examples, is_plain, read_examples
+from hub_fusion.evaluate.task_labels import number_labels
 from hub_fusion.recipe import Task
 from hub_fusion.records import Role
 
@@ -50,73 +53,58 @@ class TaskData:
     sha256: str
 
 
+@dataclass(frozen=True)
+class Source:
+    """Where a part of a task comes from: what it is called in errors, whether it is plain text, and how to read it."""
+
+    where: str
+    is_plain: Callable[[], bool]
+    read: Callable[[], Examples]
+
+
 def load_task(task: Task, *, max_test: int) -> TaskData:
-    """Read and check a task folder; test parts longer than `max_test` keep a fixed random choice of it.
+    """Read and check a task; test parts longer than `max_test` keep a fixed random choice of it.
 
     Raises RecipeError that names the file, the law it breaks and the remedy.
     """
-    if not task.folder.is_dir():
-        raise RecipeError(f"task {task.name!r}: {task.folder} is not a folder; evaluate.tasks[].path must name one")
-    files = {role: _find(task.folder, names) for role, names in FILES.items()}
-    present = [role for role in WANTED[task.role] if files[role]]
-    train_file = files["train"]
-    if present and _is_plain(cast(Path, files[present[0]]), train_file):
-        return _load_plain(task, {role: cast(Path, files[role]) for role in present})
-    if train_file is None or not present:
+    sources = _in_folder(task)
+    present = [role for role in WANTED[task.role] if role in sources]
+    if not present or ("train" not in sources and not sources[present[0]].is_plain()):
         need = f"a task needs a train file and a gate or report file ({', '.join(SUFFIXES)})"
         raise RecipeError(f"{task.folder}: {need}; add them")
     tests: dict[Role, str] = {task.role: present[0]} if task.role else {cast(Role, role): role for role in present}
-    found = {part: read_examples(cast(Path, files[part])) for part in ("train", *tests.values())}
-    train = found["train"]
-    if plain := [str(files[part]) for part, examples in found.items() if not examples.labelled]:
+    labelled = [part for part in ("train", *present) if part in sources and not sources[part].is_plain()]
+    found = {part: sources[part].read() for part in (*(["train"] if labelled else []), *tests.values())}
+    if plain := [sources[part].where for part, examples in found.items() if not examples.labelled and labelled]:
         raise RecipeError(f"{', '.join(plain)}: plain text beside examples with labels; a task is either; split it")
-    num_labels = int(train.labels.max()) + 1
-    absent = sorted(set(range(min(num_labels, len(train) + 2))) - set(train.labels.tolist()))
-    if num_labels < 2 or absent:
-        raise RecipeError(
-            f"{train_file}: labels must be 0 … k−1 with k ≥ 2 and each must occur; "
-            f"k is {num_labels}, missing are {absent[:8]}; renumber the labels"
-        )
-    for role, part in found.items():
-        if part.names and train.names and part.names != train.names:
+    if labelled:
+        found = number_labels(found, {part: sources[part].where for part in found}, task.labels)
+    train = found.get("train", next(iter(found.values())))
+    for part, examples in found.items():
+        if examples.inputs.shape[1:] != train.inputs.shape[1:] or examples.inputs.dtype != train.inputs.dtype:
             raise RecipeError(
-                f"{files[role]}: the same number means another label than in train ({part.names[:4]}… here, "
-                f"{train.names[:4]}… there); write both with one list of label names"
-            )
-        if part.inputs.shape[1:] != train.inputs.shape[1:] or part.inputs.dtype != train.inputs.dtype:
-            raise RecipeError(
-                f"{files[role]}: every part has inputs of one shape and kind; here {part.inputs.shape[1:]} of "
-                f"{part.inputs.dtype}, in train {train.inputs.shape[1:]} of {train.inputs.dtype}; convert it"
-            )
-        if int(part.labels.max()) >= num_labels:
-            raise RecipeError(
-                f"{files[role]}: label {int(part.labels.max())} does not occur in train; drop it or add it"
+                f"{sources[part].where}: every part has inputs of one shape and kind; here {examples.inputs.shape[1:]} "
+                f"of {examples.inputs.dtype}, in train {train.inputs.shape[1:]} of {train.inputs.dtype}; convert it"
             )
     digest = hashlib.sha256()
-    for role, part in sorted(found.items()):
-        _feed(digest, role, part)
-    kind: Kind = "text" if train.inputs.dtype == object else "image"
-    parts: dict[Role, Examples] = {role: _cap(found[part], max_test) for role, part in tests.items()}
+    for part, examples in sorted(found.items()):
+        _feed(digest, part, examples)
+    kind: Kind = "plain" if not labelled else "text" if train.inputs.dtype == object else "image"
+    parts: dict[Role, Examples] = {role: _cap(found[part], max_test) if labelled else found[part]
+                                   for role, part in tests.items()}  # fmt: skip
+    num_labels = int(train.labels.max()) + 1 if labelled else 0
     return TaskData(task.name, kind, num_labels, train, parts, digest.hexdigest())
 
 
-def _is_plain(test: Path, train: Path | None) -> bool:
-    """Whether a task is plain text; labelled examples always have a train part."""
-    if test.suffix == ".txt":
-        return train is None or train.suffix == ".txt"
-    return train is None and test.suffix == ".parquet" and not read_examples(test).labelled
-
-
-def _load_plain(task: Task, files: dict[str, Path]) -> TaskData:
-    """A task of plain text; its examples are whole texts, which are not capped."""
-    roles: dict[Role, str] = {task.role: next(iter(files))} if task.role else {cast(Role, role): role for role in files}
-    parts: dict[Role, Examples] = {role: read_examples(files[part]) for role, part in roles.items()}
-    if labelled := [str(files[roles[role]]) for role, part in parts.items() if part.labelled]:
-        raise RecipeError(f"{', '.join(labelled)}: labels beside plain text; a task is either; split it")
-    digest = hashlib.sha256()
-    for role, part in sorted(parts.items()):
-        _feed(digest, roles[role], part)
-    return TaskData(task.name, "plain", 0, next(iter(parts.values())), parts, digest.hexdigest())
+def _in_folder(task: Task) -> dict[str, Source]:
+    """The parts that a task's folder has."""
+    if not task.folder.is_dir():
+        raise RecipeError(f"task {task.name!r}: {task.folder} is not a folder; evaluate.tasks[].path must name one")
+    files = {part: file for part, names in FILES.items() if (file := _find(task.folder, names))}
+    return {
+        part: Source(str(file), partial(is_plain, file, task.columns), partial(read_examples, file, task.columns))
+        for part, file in files.items()
+    }
 
 
 def _find(folder: Path, names: tuple[str, ...]) -> Path | None:

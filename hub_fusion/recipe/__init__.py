@@ -19,7 +19,6 @@ from hub_fusion.recipe.evaluation import (
     Perplexity,
     Pooling,
     Probe,
-    Task,
     Training,
 )
 from hub_fusion.recipe.merging import Merge, Search
@@ -27,10 +26,12 @@ from hub_fusion.recipe.publishing import Archive, Heads, Publish
 from hub_fusion.recipe.recipe import Recipe
 from hub_fusion.recipe.section import Section, explain
 from hub_fusion.recipe.sources import parse_yaml
+from hub_fusion.recipe.tasks import Column, Task
 
 __all__ = [
     "PERMISSIVE",
     "Archive",
+    "Column",
     "Contributions",
     "EarlyStopping",
     "Evaluate",

@@ -2,36 +2,14 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, PrivateAttr, field_validator
+from pydantic import Field, field_validator
 
 from hub_fusion.recipe.section import Section
+from hub_fusion.recipe.tasks import Task
 
 Pooling = Literal["mean", "cls", "last"]
-
-
-class Task(Section):
-    """A held-out task: a folder with train, gate and report parts (see evaluate/tasks.py)."""
-
-    name: str = Field(pattern=r"^[\w.-]{1,64}$")
-    path: Path = Field(description="relative to the recipe's folder")
-    role: Literal["gate", "report", "seen"] | None = Field(
-        None, description="gate: decides; report: never does; seen: a contributor trained on it; null: gate and report"
-    )
-    _root: Path = PrivateAttr(Path())  # not published: it is a path of the maintainer's machine
-
-    @property
-    def folder(self) -> Path:
-        """Where the task is on this machine."""
-        return self._root / self.path
-
-    def below(self, root: Path) -> Task:
-        """The same task with `root` as what its path is relative to."""
-        task = self.model_copy()
-        task._root = root
-        return task
 
 
 class Probe(Section):

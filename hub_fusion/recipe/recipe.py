@@ -12,11 +12,12 @@ from pydantic import Field, ValidationError, model_validator
 
 from hub_fusion.errors import RecipeError
 from hub_fusion.recipe.contributions import Contributions, Round, Screen
-from hub_fusion.recipe.evaluation import Evaluate, Gate, Task
+from hub_fusion.recipe.evaluation import Evaluate, Gate
 from hub_fusion.recipe.merging import Merge, Search
 from hub_fusion.recipe.publishing import Archive, Heads, Publish
 from hub_fusion.recipe.section import Section, explain
 from hub_fusion.recipe.sources import ENVIRONMENT_PREFIX, from_environment, parse_yaml, set_key
+from hub_fusion.recipe.tasks import Task
 
 TEMPLATE = Path(__file__).with_name("template.yaml")
 

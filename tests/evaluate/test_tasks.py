@@ -11,6 +11,7 @@ from pyarrow import parquet
 
 from hub_fusion.errors import RecipeError
 from hub_fusion.evaluate.task_files import read_examples
+from hub_fusion.evaluate.task_labels import number_alone
 from hub_fusion.evaluate.tasks import load_task
 from hub_fusion.recipe import Task
 from hub_fusion.records import Role
@@ -72,9 +73,9 @@ def test_parts_that_number_their_labels_differently_are_refused(tmp_path: Path) 
     ("columns", "law"),
     [
         ({"text": ["a", None], "label": [0, 1]}, "empty ones in text"),
-        ({"text": ["a", "b"], "label": [0.0, 1.0]}, "whole numbers"),
+        ({"text": ["a", "b"], "label": [0.0, 1.0]}, r"whole numbers, not text \(string\), label \(double\)"),
         ({"text": [1, 2], "label": [0, 1]}, "strings"),
-        ({"words": ["a"], "label": [0]}, "columns must be"),
+        ({"words": ["a"], "label": [0]}, "text is missing, there are words, label"),
     ],
 )
 def test_malformed_parquet_is_refused_by_name(tmp_path: Path, columns: dict, law: str) -> None:
@@ -84,6 +85,133 @@ def test_malformed_parquet_is_refused_by_name(tmp_path: Path, columns: dict, law
     (tmp_path / "test.parquet").write_bytes(b"PAR1 and nothing more")
     with pytest.raises(RecipeError, match=r"test\.parquet: cannot be read"):
         read_examples(tmp_path / "test.parquet")
+
+
+def write_tables(folder: Path, kind: str, columns: tuple[str, ...], parts: dict[str, list[tuple]]) -> Path:
+    """A task's parts as tables with these columns."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for part, rows in parts.items():
+        if kind == "csv":
+            lines = [",".join(map(str, row)) for row in (columns, *rows)]
+            (folder / f"{part}.csv").write_text("\n".join(lines) + "\n")
+        else:
+            table = pyarrow.table(dict(zip(columns, map(list, zip(*rows, strict=True)), strict=True)))
+            parquet.write_table(table, folder / f"{part}.parquet")
+    return folder
+
+
+def mapped(folder: Path, **task: object):
+    return load_task(Task.model_validate({"name": "t", "path": folder} | task), max_test=100)
+
+
+@pytest.mark.parametrize("kind", ["csv", "parquet"])
+def test_columns_and_words_for_labels_say_the_same_as_ours_and_numbers(tmp_path: Path, kind: str) -> None:
+    """Nobody renames the columns of a published table; and the same examples are the same task."""
+    rows = [("a", "b", "no", 7), ("c", "d", "yes", 8)]
+    theirs = write_tables(tmp_path / "theirs", kind, ("premise", "hypothesis", "verdict", "id"),
+                          {"train": rows, "test": rows[1:]})  # fmt: skip
+    ours = write_tables(tmp_path / "ours", "csv", ("text", "text_pair", "label"),
+                        {"train": [("a", "b", 0), ("c", "d", 1)], "test": [("c", "d", 1)]})  # fmt: skip
+    found = mapped(theirs, columns={"text": "premise", "text_pair": "hypothesis", "label": "verdict"})
+    assert found.train.inputs.tolist() == [["a", "b"], ["c", "d"]]
+    assert found.train.names == ("no", "yes") and found.parts["report"].labels.tolist() == [1]
+    assert found.sha256 == mapped(ours).sha256
+
+
+@pytest.mark.parametrize(
+    ("columns", "law"),
+    [
+        ({"text": "premise"}, r"premise \(text\) is missing, there are text, label, id"),
+        ({"text_pair": "second"}, r"second \(text_pair\) is missing"),
+        ({"label": "gold"}, r"gold \(label\) is missing"),
+    ],
+)
+@pytest.mark.parametrize("kind", ["csv", "parquet"])
+def test_a_column_that_is_not_there_is_named_with_those_that_are(
+    tmp_path: Path, kind: str, columns: dict, law: str
+) -> None:
+    parts = {part: [("a", 0, 1), ("b", 1, 2)] for part in ("train", "test")}
+    folder = write_tables(tmp_path, kind, ("text", "label", "id"), parts)
+    with pytest.raises(RecipeError, match=rf"\.{kind}.*{law}"):
+        mapped(folder, columns=columns)
+
+
+def test_columns_of_files_without_any_are_refused(images: Path) -> None:
+    with pytest.raises(RecipeError, match=r"\.npz has none"):
+        mapped(images, columns={"text": "x"})
+
+
+STARS = ("1", "2", "3", "4", "5")
+
+
+@pytest.mark.parametrize("kind", ["csv", "parquet"])
+@pytest.mark.parametrize(
+    ("spelled", "labels", "numbers", "names"),
+    [
+        (["no", "yes"], ("yes", "no"), [1, 0], ("yes", "no")),
+        ([1, 2, 3, 4, 5], STARS, [0, 1, 2, 3, 4], STARS),
+        ([0, 1], ("neg", "pos"), [0, 1], ("neg", "pos")),
+    ],
+)
+def test_the_list_of_labels_gives_their_order(
+    tmp_path: Path, kind: str, spelled: list, labels: tuple, numbers: list[int], names: tuple
+) -> None:
+    """Stars from 1 to 5, words in an order that is not the alphabet's, names for plain numbers."""
+    rows = [(f"text {label}", label) for label in spelled]
+    folder = write_tables(tmp_path, kind, ("text", "label"), {"train": rows, "test": rows[:1]})
+    found = mapped(folder, labels=labels)
+    assert (found.train.labels.tolist(), found.train.names, found.num_labels) == (numbers, names, len(labels))
+    assert found.parts["report"].labels.tolist() == numbers[:1]
+
+
+def test_the_list_of_labels_settles_what_differing_numbers_mean(tmp_path: Path) -> None:
+    """Files that name their numbers differently can be used once the recipe says the order: names count then."""
+    write_parquet(tmp_path / "train.parquet", ["a", "b"], [0, 1], '["no", "yes"]')
+    write_parquet(tmp_path / "test.parquet", ["c", "d"], [0, 1], '["yes", "no"]')
+    assert mapped(tmp_path, labels=("no", "yes")).parts["report"].labels.tolist() == [1, 0]
+
+
+@pytest.mark.parametrize(
+    ("train", "test", "labels", "law"),
+    [
+        (["no", "yes"], ["no", "perhaps"], (), r"test\.parquet: the labels 'perhaps' do not occur in train \(no, yes"),
+        (["no", "yes"], ["no"], ("no", "nay"), r"train\.parquet: the labels 'yes' do not occur in the task's labels"),
+        (["no", "yes"], ["no"], ("no", "yes", "nay"), r"train\.parquet: labels must be .* missing are \[2\]"),
+        (["no", "yes"], [0], (), r"words in .*train\.parquet and numbers in .*test\.parquet"),
+        ([0, 1], [2], ("a", "b"), r"test\.parquet: label 2 does not occur"),
+        ([1, 2], [1], (), r"missing are \[0\]; renumber the labels, or list"),
+    ],
+)
+def test_labels_on_which_the_parts_disagree_are_refused_by_name(
+    tmp_path: Path, train: list, test: list, labels: tuple, law: str
+) -> None:
+    parts = {"train": [(f"t{x}", x) for x in train], "test": [(f"u{x}", x) for x in test]}
+    folder = write_tables(tmp_path, "parquet", ("text", "label"), parts)
+    with pytest.raises(RecipeError, match=law):
+        mapped(folder, labels=labels)
+
+
+def test_a_models_own_examples_are_numbered_by_its_labels(tmp_path: Path) -> None:
+    """Private data need not have every label of the model; by the alphabet "yes" would be the model's "maybe"."""
+    write_tables(tmp_path, "csv", ("text", "label"), {"train": [("a", "yes"), ("b", "no")], "other": [("c", 2)]})
+    names = ["maybe", "no", "yes"]
+    assert number_alone(read_examples(tmp_path / "train.csv"), names, "t").labels.tolist() == [2, 1]
+    assert number_alone(read_examples(tmp_path / "other.csv"), names, "t").labels.tolist() == [2]
+    with pytest.raises(RecipeError, match="'yes' do not occur in the model's labels"):
+        number_alone(read_examples(tmp_path / "train.csv"), ["no", "maybe"], "t")
+
+
+@pytest.mark.parametrize(
+    ("task", "law"),
+    [
+        ({"labels": ["a", "b", "a"]}, "given twice: a"),
+        ({"columns": {"text": "x", "label": "x"}}, "given twice: x"),
+        ({"columns": {"texts": "x"}}, "texts"),
+    ],
+)
+def test_a_task_that_says_something_twice_or_of_no_column_is_refused(task: dict, law: str) -> None:
+    with pytest.raises(ValueError, match=law):
+        Task.model_validate({"name": "t", "path": "t"} | task)
 
 
 @pytest.mark.parametrize(("role", "examples"), [("gate", 30), ("report", 20), ("seen", 20)])
@@ -149,7 +277,8 @@ def test_malformed_arrays_are_refused_by_name(tmp_path: Path, name: str, arrays:
     ("content", "law"),
     [
         (b"words,label\na,1\n", "columns must be"),
-        (b"text,label\na,one\n", "invalid literal"),
+        (b"text,label\na,one\n", "the labels 'one' do not occur in train"),
+        (b"text,label\na,\n", "row 2 has no label"),
         (b"text,label\na\n", "one value per column"),
         (b"text,label\na,0,1\n", "one value per column"),
         (b'text,label\n"a,0\n', "unexpected end"),

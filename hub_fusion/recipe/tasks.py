@@ -1,0 +1,49 @@
+"""What a recipe says of a task: where its examples are, what they mean, and whether it decides."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal, Self
+
+from pydantic import Field, PrivateAttr, model_validator
+
+from hub_fusion.recipe.section import Section
+
+Column = Literal["text", "text_pair", "label"]
+
+
+class Task(Section):
+    """A held-out task: train, gate and report examples (see evaluate/tasks.py)."""
+
+    name: str = Field(pattern=r"^[\w.-]{1,64}$")
+    path: Path = Field(description="a folder, relative to the recipe's")
+    role: Literal["gate", "report", "seen"] | None = Field(
+        None, description="gate: decides; report: never does; seen: a contributor trained on it; null: gate and report"
+    )
+    columns: dict[Column, str] = Field(
+        default_factory=dict, description="what text, text_pair and label are called in the task's tables"
+    )
+    labels: tuple[str, ...] = Field(
+        (), description="the labels in their order; empty: words by the alphabet, numbers as they are"
+    )
+    _root: Path = PrivateAttr(Path())  # not published: it is a path of the maintainer's machine
+
+    @model_validator(mode="after")
+    def _told_apart(self) -> Self:
+        if twice := sorted({name for name in self.labels if self.labels.count(name) > 1}):
+            raise ValueError(f"labels are named once each, given twice: {', '.join(twice)}")
+        named = list(self.columns.values())
+        if twice := sorted({name for name in named if named.count(name) > 1}):
+            raise ValueError(f"every column of a task is another one of its tables, given twice: {', '.join(twice)}")
+        return self
+
+    @property
+    def folder(self) -> Path:
+        """Where the task is on this machine."""
+        return self._root / self.path
+
+    def below(self, root: Path) -> Task:
+        """The same task with `root` as what its path is relative to."""
+        task = self.model_copy()
+        task._root = root
+        return task
