@@ -38,6 +38,7 @@ BELOW = {  # part → what it may import, besides itself
     "replan": {"publish", "weights"} | SHARED,
     "reproduce": {"replan", "publish", "weights"} | SHARED,
     "replay": {"replan", "evaluate", "publish", "weights", "merge"} | SHARED,
+    "reevaluate": {"evaluate", "publish", "weights"} | SHARED,
     "simulate": {"evaluate", "weights", "merge"} | SHARED,
     "watch": {"generation", "publish", "weights"} | SHARED,
     "local_hub": set(),

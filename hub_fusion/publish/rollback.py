@@ -17,22 +17,27 @@ from hub_fusion.hub import FileInfo, Hub
 from hub_fusion.publish.commit import CARD, card_for
 from hub_fusion.publish.lineage import INDEX_PATH
 from hub_fusion.publish.state import BaseState, read_record, record_path
-from hub_fusion.records import Index, Withdrawal, now, withdrawal_title
+from hub_fusion.records import Index, Verdict, Withdrawal, now, withdrawal_title
 from hub_fusion.weights.remote import ADAPTER, ADAPTER_CONFIG, HEAD, RESIDUAL
 
 if TYPE_CHECKING:
     from hub_fusion.hub import Operation
 
 
-def roll_back(hub: Hub, state: BaseState, generation: int, reason: str) -> tuple[str, int]:
+def roll_back(
+    hub: Hub, state: BaseState, generation: int, reason: str, *,
+    verdict: Verdict | None = None, suite: str | None = None,
+) -> tuple[str, int]:  # fmt: skip
     """Withdraw a generation and all that is built on it; gives the commit, and the generation whose weights main has.
+
+    `verdict` and `suite` are those of a later evaluation that speaks against it, for the record.
 
     Raises RecordError for one that is not there, is gen-0 or is withdrawn already; HubConflict if main has moved.
     """
     from huggingface_hub import CommitOperationAdd
 
     gone, target = withdrawn_by(state.index, generation)
-    withdrawal = Withdrawal(reason=reason, at=now(), to_generation=target)
+    withdrawal = Withdrawal(reason=reason, at=now(), to_generation=target, verdict=verdict, suite=suite)
     index = _marked(state.index, gone, withdrawal)
     there = hub.files(state.repo, state.head)
     operations = _weights_back(hub, state, target, there)

@@ -115,6 +115,8 @@ class Withdrawal(Record):
     reason: str
     at: Moment
     to_generation: int = Field(description="whose weights main has since")
+    verdict: Verdict | None = Field(None, description="of a later evaluation that spoke against it")
+    suite: str | None = Field(None, description="by which that was measured")
 
 
 class Generation(Attempt):
