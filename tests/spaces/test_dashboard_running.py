@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
 import zipfile
@@ -14,13 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from browsers import CHROMIUM, needs_chromium
 from dashboards import BASE, Dashboard, Start, read_golden, upload
 
 from hub_fusion.cli.space import dashboard
 from hub_fusion.local_hub import LocalHub
 
 ROOT = Path(__file__).parents[2]
-CHROMIUM = shutil.which("chromium")
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +52,7 @@ def test_a_dead_hub_does_not_delay_the_start(start: Start, running: Dashboard) -
         assert alone.seconds < running.seconds + 5
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed: apt-get install chromium")
+@needs_chromium
 def test_the_page_fits_and_asks_nobody_else(running: Dashboard) -> None:
     """On a phone and a desk, light and dark: the data, no horizontal overflow, no foreign request, nobody's code."""
     playwright = pytest.importorskip("playwright.sync_api")
@@ -94,7 +93,7 @@ def test_the_page_fits_and_asks_nobody_else(running: Dashboard) -> None:
 def test_the_readme_names_the_command(running: Dashboard) -> None:
     """README's block is the command that the other tests start, and it exists."""
     section = (ROOT / "README.md").read_text().split("## Look at it")[1].split("\n## ")[0]
-    command = section.split("```bash\n")[1].splitlines()[0].split()
+    command = section.split("```bash\n")[1].splitlines()[0].partition("#")[0].split()
     assert command == ["hub-fusion", "space", "serve", "acme/base", "--port", "7860"]
     done = subprocess.run(
         [Path(sys.executable).with_name("hub-fusion"), *command[1:3], "--help"], capture_output=True, text=True
