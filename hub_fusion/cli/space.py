@@ -12,15 +12,10 @@ from pathlib import Path
 
 import typer
 
-from hub_fusion.cli.output import Endpoint, say
+from hub_fusion.cli.output import Endpoint, Json, open_hub, print_json, say, visible
 
 PACKAGE = Path(__file__).resolve().parents[1]
 app = typer.Typer(no_args_is_help=True, help="The dashboard: what a base has become, in the browser.")
-
-
-@app.callback()
-def family() -> None:
-    """Keeps `serve` a command of its own while it is the only one."""
 
 
 @app.command()
@@ -50,6 +45,37 @@ def serve(
         finally:
             child.terminate()
     raise typer.Exit(code if code >= 0 else 1)
+
+
+@app.command()
+def deploy(
+    base: str = typer.Argument(..., help="The base's repository on the Hub."),
+    space: str | None = typer.Option(None, "--space", help="Where it goes.  [default: BASE-dashboard]"),
+    private: bool = typer.Option(False, "--private", help="Only you see it; for a private base this is needed."),
+    dry_run: bool = typer.Option(False, "--dry-run", help="Say what would be done and write nothing."),
+    endpoint: str | None = Endpoint,
+    json: bool = Json,
+) -> None:
+    """Put the dashboard of a base on the Hub as a Space, with the records as they are now. Asks nothing.
+
+    The Space gets no token and writes nothing. Run again, it renews code and records; with nothing new it does nothing.
+    """
+    from dataclasses import asdict
+
+    from hub_fusion.publish.space import deploy as put
+
+    name = space or f"{base}-dashboard"
+    done = put(open_hub(endpoint), base, name, dashboard(), private=private, dry_run=dry_run)
+    if json:
+        return print_json(asdict(done) | {"dry_run": dry_run})
+    would = "would be " if dry_run else ""
+    seen = "private" if done.private else "public"
+    print(visible(f"{done.url}  ({seen}{f', {would}created' if done.created else ''})"))
+    print(f"{would}written: {len(done.changed)} files, removed: {len(done.removed)}; generations: {done.generations}")
+    for variable, value in done.variables.items():
+        print(visible(f"{would}set: {variable}={value}"))
+    if done.needs_read_token:
+        say(f"{base} is private: the Space needs a secret HUB_FUSION_READ_TOKEN, which may only read it")
 
 
 def dashboard() -> Path:

@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING
 
 from hub_fusion.hub.client import Hub
 from hub_fusion.hub.facts import CommitInfo, FileInfo
+from hub_fusion.hub.spaces import SpaceInfo, Spaces
 
 if TYPE_CHECKING:
     from hub_fusion.hub.client import Operation as Operation
 
-__all__ = ["CommitInfo", "FileInfo", "Hub"]
+__all__ = ["CommitInfo", "FileInfo", "Hub", "SpaceInfo", "Spaces"]
