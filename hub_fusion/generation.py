@@ -116,7 +116,7 @@ def round_id(recipe: Recipe, state: BaseState, shas: list[str]) -> str:
 def find_contributions(recipe: Recipe, hub: Hub, state: BaseState) -> tuple[list[Contribution], list[Refusal]]:
     """What the Hub offers for the next generation, and what the metadata rules refuse (but for the quiet refusals)."""
     found, refusals = discover(hub, recipe)
-    queue, more = filter_contributions(found, Circumstances(recipe, fused_keys(hub, state)))
+    queue, more = filter_contributions(found, Circumstances.of(hub, recipe, fused_keys(hub, state)))
     return queue, [r for r in (*refusals, *more) if r.code not in QUIET]
 
 
@@ -214,7 +214,7 @@ def finish_round(
     generation = fit_heads(recipe, generation, work / "candidate", work / "scores", compute.device, say)
     say(Event("commit", f"publishing {generation.tag}", generation=generation.generation))
     rejected = tuple(attempt for attempt in read_status(hub, state).rejected if attempt.id != id)
-    revision = publish(hub, state, work / "candidate", generation, rejected, license=recipe.publish.license,
+    revision = publish(hub, state, work / "candidate", generation, rejected, license=recipe.license,
                        keep_formats=recipe.publish.keep_formats, keep_heads=recipe.heads.kind == "keep",
                        say=say)  # fmt: skip
     tell_published(hub, state, generation, rejected)

@@ -36,10 +36,14 @@ def check(
     if json:
         print_json({"repo": result.repo, "base": result.base, "accepted": result.accepted,
                     "passed": list(result.passed), "notes": list(result.notes),
+                    "license": result.license, "effective_license": result.effective_license,
                     "refusals": [r.model_dump(mode="json") for r in result.refusals]})  # fmt: skip
     else:
         for name in result.passed:
             say(f"✓ {PASSED.get(name, name)}")
+        if result.license:
+            bound = result.effective_license or "none: no single licence covers it and its base"
+            say(f"  licence: declared {result.license}, effective {bound}")
         for note in result.notes:
             say(f"? {note}")
         for refusal in result.refusals:

@@ -78,7 +78,7 @@ def filter_(
     rules, hub = open_recipe(recipe, settings), open_hub(endpoint)
     found, before = parse_lines(read_lines(lines))
     fused = fused_keys(hub, open_base(hub, rules.base, mend=False))
-    kept, refusals = filter_contributions(found, Circumstances(rules, fused))
+    kept, refusals = filter_contributions(found, Circumstances.of(hub, rules, fused))
     show([*kept, *before, *refusals], json)
 
 
@@ -159,7 +159,7 @@ def publish(
         place, clock = work_folder(work, rules.base), Clock()
         with alone(place, say):
             state = open_base(hub, rules.base, rules.root, mend=not dry_run)
-            kept, more = filter_contributions(kept, Circumstances(rules, fused_keys(hub, state)))
+            kept, more = filter_contributions(kept, Circumstances.of(hub, rules, fused_keys(hub, state)))
             before += more  # since `filter` ran somebody may have published
             base, screened = screen_round(rules, hub, compute, state, kept, place, say)
             if not screened.contributions:

@@ -16,6 +16,7 @@ from typing import Any
 from hub_fusion.contributions.brought import Brought, Wanted, check_brought
 from hub_fusion.contributions.discover import from_model_info
 from hub_fusion.contributions.filters import RULES, Circumstances
+from hub_fusion.contributions.licenses import rule_on
 from hub_fusion.contributions.screen import check_headers, misfit
 from hub_fusion.errors import HeaderError, HubFusionError, RepoMissing, WeightsError
 from hub_fusion.hub import Hub
@@ -41,6 +42,8 @@ class Check:
     passed: tuple[str, ...]
     refusals: tuple[Refusal, ...]
     notes: tuple[str, ...] = ()  # what could not be checked here
+    license: str | None = None  # what its card declares, and the one that binds it through its base
+    effective_license: str | None = None
 
 
 def check_contribution(target: str, *, hub: Hub, base: str | None = None, recipe: Recipe | None = None) -> Check:
@@ -56,9 +59,13 @@ def check_contribution(target: str, *, hub: Hub, base: str | None = None, recipe
         raise HubFusionError(f"{target} declares no single base_model: say which base you mean with --base")
     recipe = recipe or published_recipe(hub, base)
     rules = [rule for rule in RULES if rule.__name__ != "already_fused"]  # only the base's records know, not its rules
-    refusals = [r for rule in rules if (r := rule(contribution, Circumstances(recipe)))]
-    notes: list[str] = []
-    passed = [rule.__name__ for rule in rules if rule.__name__ not in {_rule_of(r.code) for r in refusals}]
+    at = Circumstances.of(hub, recipe)
+    found = {rule.__name__: rule(contribution, at) for rule in rules}
+    refusals = [refusal for refusal in found.values() if refusal]
+    notes = [
+        f"not part of the effective licence, since nothing is known of it: that of {gap}" for gap in at.license.gaps
+    ]
+    passed = [name for name, refusal in found.items() if not refusal]
     if "no_safetensors" in passed:
         headers, memory = base_headers(hub, base), base_memory_names(hub, base)
         frozen = recipe.publish.kind == "adapter"
@@ -78,7 +85,9 @@ def check_contribution(target: str, *, hub: Hub, base: str | None = None, recipe
             refusals.append(problem)
         else:
             passed.append("headers")
-    return Check(contribution.repo, base, not refusals, tuple(passed), tuple(refusals), tuple(notes))
+    declared = contribution.license
+    bound = rule_on(declared, at.license, recipe.contributions).effective
+    return Check(contribution.repo, base, not refusals, tuple(passed), tuple(refusals), tuple(notes), declared, bound)
 
 
 def published_recipe(hub: Hub, base: str) -> Recipe:
@@ -167,7 +176,3 @@ def _local_headers(
     except WeightsError as error:
         return c.refuse("screen", "unsupported_weights", f"{error}.", "Publish the full model in safetensors.")
     return None
-
-
-def _rule_of(code: str) -> str:
-    return "license_not_allowed" if code == "license_missing" else code

@@ -89,6 +89,11 @@ def from_model_info(info: ModelInfo, relation: Relation) -> Contribution:
     )
 
 
+def bases_of(info: ModelInfo) -> list[str]:
+    """All bases that a repository's card declares."""
+    return list(_texts(_mapping(getattr(info, "card_data", None)).get("base_model")))[:20]
+
+
 def _mapping(value: Any) -> dict[str, Any]:
     if hasattr(value, "to_dict"):
         value = value.to_dict()

@@ -2,17 +2,23 @@
 
 The first rule that speaks decides, so the order goes from what cannot be mended to what can. These are the rules that
 ``hub-fusion check`` applies before anything is uploaded and the watcher applies before anything is downloaded.
-Not covered: whether a declared licence is true (a base's stricter licence is not inferred), and what the weights hold.
+Not covered: whether a card tells the truth, and what the weights hold.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING
 
 from hub_fusion.contributions.discover import OPT_IN, OPT_OUT
+from hub_fusion.contributions.licenses import BaseLicense, check_policy, read_base_license, rule_on
 from hub_fusion.recipe import Recipe
 from hub_fusion.records import Contribution, Refusal
+
+if TYPE_CHECKING:
+    from hub_fusion.hub import Hub
 
 
 @dataclass(frozen=True)
@@ -21,6 +27,20 @@ class Circumstances:
 
     recipe: Recipe
     fused: frozenset[str] = field(default_factory=frozenset)  # ``repo@sha`` of everything in any generation
+    read_license: Callable[[], BaseLicense] = BaseLicense  # of the base; asked once, when the first rule wants it
+
+    @cached_property
+    def license(self) -> BaseLicense:
+        """What binds the base. Raises RecipeError where the recipe's policy does not fit it."""
+        found = self.read_license()
+        check_policy(found, self.recipe.contributions)
+        return found
+
+    @classmethod
+    def of(cls, hub: Hub, recipe: Recipe, fused: frozenset[str] = frozenset()) -> Circumstances:
+        """Those of a base on a Hub."""
+        own = recipe.publish.license
+        return cls(recipe, fused, lambda: read_base_license(hub, recipe.base, own=own, root=recipe.root))
 
     @property
     def bases(self) -> set[str]:
@@ -139,14 +159,8 @@ def gated(c: Contribution, at: Circumstances) -> Refusal | None:
 @rule
 def license_not_allowed(c: Contribution, at: Circumstances) -> Refusal | None:
     """Fused weights cannot be unmixed, so one restrictive licence would bind all later generations."""
-    allowed = at.recipe.contributions.licenses
-    if c.license is None:
-        return c.refuse("filter", "license_missing", "Its card names no licence, or not exactly one.",
-                        f"Add a license to the card; allowed are {', '.join(allowed[:8])} …")  # fmt: skip
-    if c.license.lower() not in {name.lower() for name in allowed}:
-        return c.refuse("filter", "license_not_allowed", f"Its licence {c.license} would bind every later generation.",
-                        f"Publish it under one of {', '.join(allowed[:8])} … if you may.")  # fmt: skip
-    return None
+    ruling = rule_on(c.license, at.license, at.recipe.contributions)
+    return c.refuse("filter", ruling.code, ruling.reason, ruling.fix) if ruling.code else None
 
 
 @rule

@@ -24,6 +24,7 @@ from hub_fusion.publish.markdown import (
     table,
 )
 from hub_fusion.recipe import Recipe
+from hub_fusion.recipe.license_names import naming_fault, notice
 from hub_fusion.records import Credit, Generation, Index
 from hub_fusion.weights.remote import ADAPTER
 
@@ -228,8 +229,17 @@ class Facts:
     def license(self, license: str | None) -> str:
         if not license:
             return ""
-        declared = " What each contribution's card declared at its commit is in the table above."
-        return f"{code(license)}.{declared if self.record.contributions else ''}"
+        said = [f"{code(license)}."]
+        if self.recipe and self.recipe.contributions.resulting_license:
+            said.append("The recipe takes contributions under stricter licences than the base had, up to this one; "
+                        "earlier generations keep theirs.")  # fmt: skip
+        if shown := notice(license):
+            said.append(f"{shown}.")
+        if fault := naming_fault(license, self.record.base):
+            said.append(f"To mend: {md(fault)}.")
+        if self.record.contributions:
+            said.append("What each contribution's card declared at its commit is in the table above.")
+        return " ".join(said)
 
     def provenance(self) -> str:
         record, path = self.record, f"fusion/gen-{self.record.generation}.json"

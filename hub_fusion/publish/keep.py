@@ -95,7 +95,9 @@ def _reason_not_to(hub: Hub, recipe: Recipe, credit: Credit) -> str | None:
         return ""
     if {credit.author.lower(), credit.repo.lower()} & {name.lower() for name in rules.block}:
         return "the recipe blocks it"
-    if (credit.license or "").lower() not in {name.lower() for name in rules.licenses}:
+    if credit.license is None:
+        return "its card names no licence"
+    if rules.licenses is not None and credit.license.lower() not in {name.lower() for name in rules.licenses}:
         return f"its licence {credit.license} is not among contributions.licenses"
     try:
         now = hub.model(credit.repo)

@@ -8,7 +8,7 @@ runs the recipe, not to the recipe.
 
 from __future__ import annotations
 
-from hub_fusion.recipe.contributions import PERMISSIVE, Contributions, Round, Screen
+from hub_fusion.recipe.contributions import Contributions, Round, Screen
 from hub_fusion.recipe.evaluation import (
     EarlyStopping,
     Evaluate,
@@ -21,6 +21,7 @@ from hub_fusion.recipe.evaluation import (
     Probe,
     Training,
 )
+from hub_fusion.recipe.license_names import PERMISSIVE
 from hub_fusion.recipe.merging import Merge, Search
 from hub_fusion.recipe.publishing import Archive, Heads, Publish
 from hub_fusion.recipe.recipe import Recipe

@@ -5,15 +5,10 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
+from hub_fusion.recipe.license_names import FORBIDDEN, class_of
 from hub_fusion.recipe.section import Section
-
-PERMISSIVE = (
-    "apache-2.0", "mit", "bsd", "bsd-2-clause", "bsd-3-clause", "bsd-3-clause-clear", "isc", "cc0-1.0", "cc-by-2.0",
-    "cc-by-2.5", "cc-by-3.0", "cc-by-4.0", "unlicense", "wtfpl", "zlib", "odc-by", "cdla-permissive-1.0",
-    "cdla-permissive-2.0", "ms-pl", "postgresql", "ncsa", "artistic-2.0", "afl-3.0", "ecl-2.0",
-)  # fmt: skip
 
 
 class Contributions(Section):
@@ -23,11 +18,37 @@ class Contributions(Section):
     consent: Literal["tag", "license"] = Field(
         "tag", description="tag: only what is tagged hub-fusion; license: everything whose licence allows it"
     )
-    licenses: tuple[str, ...] = Field(PERMISSIVE, description="licences that may be fused")
+    license_policy: Literal["keep-base", "allow-stricter"] = Field(
+        "keep-base", description="keep-base: only what leaves the base's effective licence as it is; "
+        "allow-stricter: also what makes it the resulting_license"
+    )  # fmt: skip
+    resulting_license: str | None = Field(
+        None, description="of allow-stricter: the licence that every later generation then has, typed out"
+    )
+    licenses: tuple[str, ...] | None = Field(
+        None, description="of what the policy allows only these; names that are nobody's are vouched for"
+    )
     own: bool = Field(False, description="take repositories of the base's own account")
     private: bool = Field(False, description="take private repositories that the token can read")
     gated: bool = Field(False, description="take gated repositories that the token can read")
     block: tuple[str, ...] = Field((), description="accounts or repositories never to take")
+
+    @field_validator("resulting_license")
+    @classmethod
+    def _plain(cls, name: str | None) -> str | None:
+        return name.strip().lower() if name else name
+
+    @model_validator(mode="after")
+    def _typed(self) -> Self:
+        result = self.resulting_license
+        if (self.license_policy == "allow-stricter") != bool(result):
+            raise ValueError(
+                "license_policy: allow-stricter and resulting_license go together: fused weights cannot be unmixed, so "
+                "type the licence that every later generation will have"
+            )
+        if result and class_of(result) in FORBIDDEN:
+            raise ValueError(f"resulting_license {result} is unknown or forbids derivatives: no generation can have it")
+        return self
 
 
 class Round(Section):

@@ -47,6 +47,15 @@ class Recipe(Section):
         return self
 
     @model_validator(mode="after")
+    def _one_license(self) -> Self:
+        result = self.contributions.resulting_license
+        if result and self.publish.license and self.publish.license.strip().lower() != result:
+            raise ValueError(
+                f"publish.license is {self.publish.license}, contributions.resulting_license is {result}: name one"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _heads_fit(self) -> Self:
         if self.heads.kind == "none":
             return self
@@ -71,6 +80,11 @@ class Recipe(Section):
             return ()
         seen = (task for task in self.evaluate.tasks if task.role == "seen")
         return tuple(task for task in seen if not self.heads.tasks or task.name in self.heads.tasks)
+
+    @property
+    def license(self) -> str | None:
+        """Under which licence a generation is published; None: the one that the base's card names."""
+        return self.contributions.resulting_license or self.publish.license
 
     @classmethod
     def from_text(

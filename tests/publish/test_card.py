@@ -134,6 +134,18 @@ def test_an_unknown_root_is_left_out(root: str | None) -> None:
     assert "license" not in data
 
 
+def test_the_card_says_what_a_licence_asks_and_that_stricter_ones_were_let_in() -> None:
+    """People who pin a base must not learn it from a lawyer."""
+    record, index = golden()
+    assert "under stricter licences" not in render_card(record, index, license="mit")
+    llama = render_card(record, index, license="llama3.1")
+    assert "Built with Llama" in llama
+    assert "To mend: the licence llama3" in llama
+    policy = "{license_policy: allow-stricter, resulting_license: cc-by-nc-4.0}"
+    strict = record.model_copy(update={"recipe": f"base: {record.base}\ncontributions: {policy}\n"})
+    assert "under stricter licences than the base had" in render_card(strict, index, license="cc-by-nc-4.0")
+
+
 @pytest.mark.parametrize(
     "front",
     [
