@@ -13,7 +13,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hub_fusion.contributions.screen import Screened, votes
+from hub_fusion.contributions.relations import among
+from hub_fusion.contributions.screen import Screened
 from hub_fusion.errors import HubError, RecordError
 from hub_fusion.evaluate.gate import Rival, find_rivals, gate_mean, judge
 from hub_fusion.evaluate.scores import Measurement, compare, compare_likelihoods
@@ -24,7 +25,7 @@ from hub_fusion.hub import Hub
 from hub_fusion.provenance import Clock
 from hub_fusion.publish.state import BaseState, read_record
 from hub_fusion.recipe import Evaluate, Recipe
-from hub_fusion.records import Contribution, Control, Refusal, Trial, Verdict
+from hub_fusion.records import Analysis, Contribution, Control, Refusal, Trial, Verdict
 from hub_fusion.weights.deltas import Source
 from hub_fusion.weights.frozen import FrozenBase
 from hub_fusion.weights.fuse import FusePlan, FuseReport, Progress, folder_sha256, fuse
@@ -46,6 +47,7 @@ class Chosen:
     contributions: list[Contribution]  # that went in, with their weights
     refusals: list[Refusal]  # of those that made it worse
     control: Control | None
+    analysis: Analysis | None
 
 
 @dataclass
@@ -99,15 +101,10 @@ class Workshop:
         self.report, self.fused = report, (tuple(members), step)
         return report
 
-    def contributions(self, members: Sequence[str]) -> list[Contribution]:
-        """Those of them, with the votes that they have among themselves."""
-        kept = [c for c in self.screened.contributions if c.key in members]
-        shares = votes(kept, self.recipe.merge.vote)
-        return [c.model_copy(update={"weight": share}) for c, share in zip(kept, shares, strict=True)]
-
     def sources(self, members: Sequence[str]) -> tuple[Source, ...]:
-        """The same as inputs of a fuse."""
-        weights = {c.key: float(c.weight or 0) for c in self.contributions(members)}
+        """These contributions as inputs of a fuse, with the votes that they have among themselves."""
+        kept, _ = among(self.screened, members, self.recipe.merge.vote)
+        weights = {c.key: float(c.weight or 0) for c in kept}
         return tuple(replace(s, weight=weights[s.key]) for s in self.screened.sources if s.key in weights)
 
     def measure(self, folder: Path, digest: str, evaluate: Evaluate | None = None) -> Measurement:
@@ -147,8 +144,13 @@ def best_candidate(shop: Workshop) -> Chosen:
     control = _control(shop, parent_folder, best.measurement) if wants_control and affordable else None
     tried = tuple((trial.step, trial.candidate) for trial in found.trials if trial.kind == "step")
     verdict = best.verdict.model_copy(update={"tried": tried, "trials": found.trials})
-    return Chosen(report, verdict, parent, best.measurement, shop.contributions(best.members), _refusals(shop, found),
-                  control)  # fmt: skip
+    fused, analysis = among(shop.screened, best.members, recipe.merge.vote)
+    if analysis:
+        left_out = {
+            t.contribution: t.change for t in found.trials if t.kind == "without" and t.contribution and t.change
+        }
+        analysis = analysis.model_copy(update={"left_out": left_out})
+    return Chosen(report, verdict, parent, best.measurement, fused, _refusals(shop, found), control, analysis)
 
 
 def answers_of(shop: Workshop, generation: int, parent: Measurement) -> Measurement | None:

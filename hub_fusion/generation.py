@@ -182,7 +182,7 @@ def finish_round(
     chosen = best_candidate(Workshop(recipe, hub, compute, state, base, screened, work, clock, say, progress, frozen))
     refusals += chosen.refusals
     verdict = chosen.verdict
-    analysis = screened.analysis
+    analysis = chosen.analysis
     if analysis and not frozen:
         moved = {layer: round(far, 6) for layer, far in drift(base, work / "candidate").items()}
         analysis = analysis.model_copy(update={"drift": moved})

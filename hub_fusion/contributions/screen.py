@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 from hub_fusion.contributions.brought import Brought, Wanted, check_brought, check_values
 from hub_fusion.errors import HeaderError, HubError, HubUnreachable, WeightsError
 from hub_fusion.recipe import Recipe, Screen
-from hub_fusion.records import Analysis, Contribution, Refusal, files_identity
+from hub_fusion.records import Contribution, Refusal, files_identity
 from hub_fusion.weights.adapter import LoraConfig, MemoryNames, plan_adapter
 from hub_fusion.weights.adapter_members import check_member
 from hub_fusion.weights.checkpoint import Checkpoint, TensorSpec
@@ -53,7 +53,7 @@ class Screened:
     contributions: list[Contribution]  # with norm, scale, weight and cosine
     sources: list[Source]
     refusals: list[Refusal]
-    analysis: Analysis | None = None  # how the survivors lie to each other
+    measures: Measures | None = None  # of the survivors, in their order; None if there are none
 
 
 def check_headers(
@@ -164,21 +164,7 @@ def screen(
                   "cosine": measures.cosine_with_mean(i, effective)}  # fmt: skip
         contributions.append(c.model_copy(update=update))
         sources.append(Source(source.key, source.folder, source.origin, source.relation, weight, scales[i]))
-    return Screened(contributions, sources, refusals + more, _analyse(contributions, kept, measures))
-
-
-def _analyse(contributions: Sequence[Contribution], kept: Sequence[int], measures: Measures) -> Analysis:
-    """Of the survivors, in their order, rounded to what people look at."""
-    import numpy as np
-
-    from hub_fusion.weights.directions import cosines, effective_directions, spectrum
-
-    gram = measures.gram[np.ix_(kept, kept)]
-    opposed = np.zeros_like(gram) if measures.opposed is None else measures.opposed[np.ix_(kept, kept)]
-    tables = [tuple(map(tuple, np.round(table, 4).tolist())) for table in (cosines(gram), opposed)]
-    return Analysis(contributions=tuple(c.key for c in contributions), cosines=tables[0], opposed=tables[1],
-                    spectrum=tuple(np.round(spectrum(gram), 4).tolist()),
-                    directions=round(effective_directions(gram), 3))  # fmt: skip
+    return Screened(contributions, sources, refusals + more, measures.only(kept))
 
 
 def misfit(c: Contribution, error: MismatchError) -> Refusal:

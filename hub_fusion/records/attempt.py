@@ -10,7 +10,7 @@ from pydantic import Field
 from hub_fusion.records.contribution import Credit, Refusal
 from hub_fusion.records.index import AttemptStatus, IndexEntry
 from hub_fusion.records.record import SCHEMA_VERSION, Moment, Record, Sha, Sha256
-from hub_fusion.records.scores import Difference, Score, Scores
+from hub_fusion.records.scores import Difference, Estimate, Score, Scores
 from hub_fusion.records.verdict import Control, Verdict
 
 
@@ -29,7 +29,7 @@ class Formula(Record):
 
 
 class Analysis(Record):
-    """How the fused task vectors lie to each other, and how far the candidate went. Nothing is decided by it."""
+    """How the fused task vectors lie to each other, and what else people look at. Nothing is decided by it."""
 
     contributions: tuple[str, ...] = Field((), description="repo@sha, the rows and columns of the tables")
     cosines: tuple[tuple[float, ...], ...] = Field((), description="of the task vectors, before the cap")
@@ -40,6 +40,11 @@ class Analysis(Record):
     directions: float = Field(0.0, description="participation ratio of the spectrum: n for n orthogonal task vectors")
     drift: dict[str, float] = Field(
         default_factory=dict, description="layer → ‖candidate − parent‖ / ‖parent‖, in the order of the base's tensors"
+    )
+    left_out: dict[str, Estimate] = Field(
+        default_factory=dict,
+        description="repo@sha → what the gate mean gained when all but it were fused, paired: above 0 it does harm, "
+        "below 0 it helps; where the search left out one at a time, those that it dropped included",
     )
 
 

@@ -39,6 +39,15 @@ class Measures:
     heads: Sequence[float] = ()  # squared lengths of what is changed in shared heads
     opposed: np.ndarray | None = None  # (contributions, contributions): share of sampled elements changed oppositely
 
+    def only(self, rows: Sequence[int]) -> Measures:
+        """The same of these contributions, in this order."""
+        import numpy as np
+
+        found = {place: self.not_finite[row] for place, row in enumerate(rows) if row in self.not_finite}
+        opposed = None if self.opposed is None else self.opposed[np.ix_(rows, rows)]
+        heads = [self.heads[row] for row in rows] if len(self.heads) else ()
+        return Measures(self.gram[np.ix_(rows, rows)], found, heads, opposed)
+
     def norm(self, i: int) -> float:
         """Euclidean norm of all of one task vector that is fused."""
         return math.sqrt(self._length(i) ** 2 + (self.heads[i] if len(self.heads) else 0.0))

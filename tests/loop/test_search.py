@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from hub_fusion.evaluate.suite import measure
+from hub_fusion.records import Generation
 
 from .world import AUTHORS, Tensors, World, harmful, honest, judged
 
@@ -68,8 +70,31 @@ def test_who_makes_the_candidate_worse_is_left_out_and_told(empty: World, task: 
     kinds = [t.kind for t in record.verdict.trials]
     assert kinds == ["step", *["without"] * 4, "step"] and record.verdict.trials[-1].members == 3
     assert "dora/finetune" in {r.repo for r in empty.status().refusals}
+    _tells_of_what_is_in_it(empty, record)
     again = empty.run(recipe)
     assert again.status == "waiting" and [c.author for c in again.queue] == ["dora"], "the next generation may want it"
+
+
+def _tells_of_what_is_in_it(world: World, record: Generation) -> None:
+    """Cosines are of the three that were fused, from the very weights; dora, of length 10⁹, would drown them."""
+    moved = []
+    for credit in record.contributions:
+        finetune, start = world.weights(credit.sha, credit.repo), world.weights("gen-0")
+        moved.append(np.concatenate([(finetune[n] - start[n]).double().numpy().ravel() for n in start]))
+    gram = np.array(moved) @ np.array(moved).T
+    lengths, analysis = np.sqrt(gram.diagonal()), record.analysis
+    assert analysis and analysis.contributions == tuple(c.key for c in record.contributions)
+    np.testing.assert_allclose(analysis.cosines, gram / np.outer(lengths, lengths), atol=1e-3)
+    assert np.array(analysis.opposed).shape == (3, 3) and len(analysis.spectrum) == 3
+    np.testing.assert_allclose(analysis.spectrum, np.linalg.eigvalsh(gram)[::-1] / np.trace(gram), atol=1e-3)
+    mean = np.mean(moved, axis=0)
+    told = [m @ mean / np.linalg.norm(mean) / length for m, length in zip(moved, lengths, strict=True)]
+    np.testing.assert_allclose([c.cosine for c in record.contributions], told, atol=1e-3)
+    assert record.verdict and len(analysis.left_out) == 4, "all that were left out once, dora too"
+    for trial in record.verdict.trials:
+        assert trial.kind != "without" or analysis.left_out[str(trial.contribution)] == trial.change
+    (harm,) = [change for key, change in analysis.left_out.items() if key.startswith("dora/")]
+    assert harm.low > 0
 
 
 def test_a_killed_search_goes_on_without_measuring_again(empty: World, task: Path, monkeypatch) -> None:
