@@ -1,61 +1,78 @@
-"""The page: where its parts stand, and the one handler that fills them. Handlers read memory only."""
+"""The app: one component that holds the page, and the one function that draws what a visitor asks for.
+
+Handlers read memory only. What follows from one version of the data is made once (`View`), and a drawn page is kept for
+the minute in which its times ("3 minutes ago") are true.
+"""
 
 from __future__ import annotations
 
 import logging
 import secrets
+import threading
+from collections import OrderedDict
 from datetime import UTC, datetime
 from pathlib import Path
 
 import gradio as gr
-from draw import TEMPLATES, Page, draw
+from drawing import render
+from pages import draw
+from query import Query
 from reader import Reader
+from view import View
 
-STYLE = Path(__file__).with_name("style.css")
-THEME = gr.themes.Default()
+HERE = Path(__file__).parent
+STYLE, SCRIPT = HERE / "style.css", HERE / "app.js"
+KEPT = 400  # drawn pages
+FONT = gr.themes.LocalFont("IBM Plex Sans", weights=(400, 600))
+THEME = gr.themes.Base(primary_hue="blue", neutral_hue="slate", font=[FONT, "system-ui", "sans-serif"])
 log = logging.getLogger("dashboard")
 
 
 def build(reader: Reader) -> gr.Blocks:
-    """The app over what `reader` knows. ``?gen=gen-N`` selects a generation."""
+    """The app over what `reader` knows."""
+    pages = Pages(reader)
 
-    def parts(wanted: str | None) -> tuple[str, ...]:
-        page = drawn(reader, wanted)
-        return page.head, page.snippet, page.chart, page.generation, page.attempts
+    def show(query: str = "") -> str:
+        return pages.html(query)
 
-    def show(request: gr.Request) -> tuple[str, ...]:
-        return parts(request.query_params.get("gen"))
-
-    head, snippet, chart, generation, attempts = parts(None)
     with gr.Blocks(
         title=reader.data.base or "hub_fusion", analytics_enabled=False, delete_cache=(86400, 86400)
     ) as demo:
-        outputs = [
-            html(head),
-            gr.Code(snippet, language="python", label="Load it", interactive=False, buttons=["copy"], wrap_lines=True,
-                    show_line_numbers=False),
-            html(chart),
-            html(generation),
-            html(attempts),
-        ]  # fmt: skip
-        demo.load(show, None, outputs, show_progress="hidden", queue=False, api_visibility="private")
+        gr.HTML(
+            pages.html(""), js_on_load=SCRIPT.read_text(), server_functions=[show], elem_id="fusion",
+            apply_default_css=False,
+        )  # fmt: skip
     return demo
 
 
-def html(value: str) -> gr.HTML:
-    """A block of HTML that is complete: gr.HTML puts it in as it is (see draw.py for why)."""
-    return gr.HTML(value, js_on_load=None, elem_classes="fusion")
+class Pages:
+    """Draws pages of what the reader knows at the time, and keeps them."""
 
+    def __init__(self, reader: Reader) -> None:
+        self._reader = reader
+        self._view = View(reader.data)
+        self._kept: OrderedDict[tuple[str, int], str] = OrderedDict()
+        self._lock = threading.Lock()
 
-def drawn(reader: Reader, wanted: str | None) -> Page:
-    """The page, or an apology with a number that leads to the log."""
-    try:
-        return draw(reader.data, wanted, datetime.now(UTC))
-    except Exception:
-        mark = secrets.token_hex(4)
-        log.exception("page failed: %s", mark)
-        sorry = f"This page could not be drawn. The Space's log says why under {mark}."
-        head = TEMPLATES.get_template("head.html").render(
-            base=reader.data.base, url="", strip=[{"kind": "warn", "text": sorry}], notice="", verdict="", withdrawn=""
-        )
-        return Page(head, "", "", "", "")
+    def html(self, query: str) -> str:
+        """The page at ``?query``, or an apology with a number that leads to the log."""
+        asked, now = Query.parse(query if isinstance(query, str) else ""), datetime.now(UTC)
+        key = (asked.link(asked["page"]), int(now.timestamp() // 60))
+        with self._lock:
+            if self._view.data is not self._reader.data:
+                self._view, self._kept = View(self._reader.data), OrderedDict()
+            view = self._view
+            if key in self._kept:
+                return self._kept[key]
+        try:
+            html = draw(view, asked, now)
+        except Exception:
+            mark = secrets.token_hex(4)
+            log.exception("page failed: %s", mark)
+            return render("sorry.html", base=view.data.base, mark=mark)
+        with self._lock:
+            if self._view is view:
+                self._kept[key] = html
+                if len(self._kept) > KEPT:
+                    self._kept.popitem(last=False)
+        return html

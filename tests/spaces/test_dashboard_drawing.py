@@ -1,4 +1,4 @@
-"""The page says what the data say, in every state, and strangers' text stays text."""
+"""Every page says what the data say, in every state, and strangers' text stays text."""
 
 from __future__ import annotations
 
@@ -11,15 +11,23 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from charts.axis import Axis, thinned, ticks
+from charts.score import score_charts
 from dashboards import BASE, NOW, Files
-from draw import Page, ago, chart, draw, headline
-from lineage import Attempt
+from lineage import Attempt, Score
+from pages import PAGES, draw
+from query import NAMES, Query
 from reader import Data, Reader
+from view import View
+from words import ago
 
 TAGS = {
-    "h1", "h2", "p", "a", "ul", "li", "strong", "svg", "g", "title", "text", "line", "circle", "polygon", "polyline",
-    "details", "summary", "div", "table", "thead", "tbody", "tr", "th", "td",
+    "h1", "h2", "h3", "p", "a", "ul", "ol", "li", "strong", "em", "small", "span", "svg", "g", "title", "text", "line",
+    "circle", "polygon", "polyline", "path", "rect", "details", "summary", "div", "table", "thead", "tbody", "tr", "th",
+    "td", "header", "nav", "section", "dl", "dt", "dd", "pre", "code", "form", "label", "select", "option", "input",
+    "button", "caption",
 }  # fmt: skip
+VOID = {"input"}
 HOSTILE = [
     "<script>alert(1)</script>",
     '"><img src=x onerror=alert(1)>',
@@ -36,12 +44,14 @@ HOSTILE = [
     "@children",
     "a" * 5000,
 ]
+INSIDE = re.compile(rf"\?(?:(?:{'|'.join(NAMES)})=[\w.%+~-]*(?:&|$))*", re.ASCII)
+OUTSIDE = re.compile(r"https://hub\.example/[\w./-]+", re.ASCII)
 
 
 def spoil(value: Any, text: str) -> Any:
     """`value` with `text` for every string that is not a date or a word that the dashboard decides by."""
     if isinstance(value, dict):
-        kept = ("status", "created_at", "heartbeat")
+        kept = ("status", "created_at", "heartbeat", "since")
         return {k: v if k in kept else spoil(v, text) for k, v in value.items()}
     if isinstance(value, list):
         return [spoil(v, text) for v in value]
@@ -55,14 +65,19 @@ class Strict(HTMLParser):
         super().__init__()
         self.text: list[str] = []
         self.links: list[str] = []
+        self.headings: list[str] = []
         self.open: list[str] = []
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         assert tag in TAGS, tag
-        self.open.append(tag)
+        if tag not in VOID:
+            self.open.append(tag)
+        if tag in ("h1", "h2"):
+            self.headings.append(tag)
         for name, value in attrs:
             assert not name.startswith("on"), name
-            assert name not in ("src", "style", "srcdoc", "id", "xlink:href"), name
+            assert name not in ("src", "srcdoc", "xlink:href", "action", "formaction"), name
+            assert name != "style" or re.fullmatch(r"--[a-z]+:-?[0-9.]+%?", value or ""), value
             if name == "href":
                 self.links.append(value or "")
 
@@ -76,19 +91,24 @@ class Strict(HTMLParser):
         raise AssertionError(data)
 
 
-def parsed(page: Page) -> Strict:
-    """The HTML of the page, well-formed."""
+def parsed(html: str) -> Strict:
+    """The page, well-formed, with one heading of the first level."""
     parser = Strict()
-    for part in (page.head, page.chart, page.generation, page.attempts):
-        parser.feed(part)
+    parser.feed(html)
     parser.close()
     assert not parser.open
+    assert parser.headings.count("h1") == 1
     return parser
 
 
-def text_of(page: Page) -> str:
+def text_of(html: str) -> str:
     """What a reader sees, on one line."""
-    return " ".join("".join(parsed(page).text).split())
+    return " ".join("".join(parsed(html).text).split())
+
+
+def page(data: Data, query: str = "") -> str:
+    """The page at ``?query``."""
+    return draw(View(data), Query.parse(query), NOW)
 
 
 def data_of(files: Files, folder: Path) -> Data:
@@ -102,126 +122,180 @@ def data(golden: Files, tmp_path: Path) -> Data:
     return data_of(golden, tmp_path)
 
 
-def test_the_newest_generation_is_shown(data: Data) -> None:
+def test_the_overview_shows_the_newest_generation(data: Data) -> None:
     """Verdict, contributions, refusals with their fixes, and how to load it."""
-    page = draw(data, None, NOW)
-    text = text_of(page)
-    for said in (BASE, "gen-3: 7 contributions by 6 accounts fused into gen-2", "71.4 % (95 % interval 70.6 to 72.2)",
-                 "+0.4 points over gen-2 (−0.2 to +1.0; the interval holds 0", "alice/roberta-fused-anli",
-                 "What went into gen-3", "Contribute your own training; copies do not count twice.",
-                 "2 contributions are waiting", "1 hour ago"):  # fmt: skip
+    html = page(data)
+    text = text_of(html)
+    for said in (BASE, "gen-3 and gen-2 cannot be told apart: +0.4 points may be chance.", "95 % interval 70.6 to 72.2",
+                 "points, −0.2 to +1.0", "by 6 accounts, 3 refused", "alice/roberta-fused-anli", "What went into gen-3",
+                 "Contribute your own training; copies do not count twice.", "1 hour ago"):  # fmt: skip
         assert said in text
-    assert 'from_pretrained("acme/roberta-fused", revision="gen-3")' in page.snippet
-    compile(page.snippet, "snippet", "exec")
-    assert f"https://hub.example/{BASE}" in parsed(page).links
+    snippet = re.search(r'<pre id="load"[^>]*>([^<]*)</pre>', html)
+    assert snippet
+    code = snippet[1].replace("&#34;", '"')
+    assert 'from_pretrained("acme/roberta-fused", revision="gen-3")' in code
+    compile(code, "snippet", "exec")
+    assert f"https://hub.example/{BASE}" in parsed(html).links
 
 
-def test_a_generation_is_selected_by_its_tag(data: Data) -> None:
-    """Only by a tag that is there; anything else gives the newest and says so."""
-    assert "What went into gen-1" in text_of(draw(data, "gen-1", NOW))
-    assert 'revision="gen-1"' in draw(data, "gen-1", NOW).snippet
-    unknown = text_of(draw(data, "gen-99", NOW))
+def test_the_verdict_says_better_only_where_the_interval_does(data: Data) -> None:
+    """Above 0 is better, below is worse, around 0 may be chance."""
+    newest = data.generations[-1]
+    for difference, said in ((Score(0.02, 0.01, 0.03), "gen-3 is 2.0 points better than gen-2"),
+                             (Score(-0.02, -0.03, -0.01), "gen-3 is 2.0 points worse than gen-2"),
+                             (Score(0.02, -0.01, 0.05), "cannot be told apart: +2.0 points")):  # fmt: skip
+        changed = replace(newest, differences=dict.fromkeys(newest.differences, difference))
+        attempts = tuple(changed if a is newest else a for a in data.attempts)
+        assert said in text_of(page(replace(data, attempts=attempts)))
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_a_generation_is_selected_by_its_tag(data: Data, name: str) -> None:
+    """Only by a tag that is there; anything else gives the newest and says so. Links to other pages keep it."""
+    assert 'revision="gen-1"' in page(data, "gen=gen-1").replace("&#34;", '"')
+    assert "?page=lineage&gen=gen-1" in parsed(page(data, f"page={name}&gen=gen-1")).links or len(PAGES) == 1
+    unknown = text_of(page(data, f"page={name}&gen=gen-99"))
     assert "gen-99 does not exist here. This is gen-3." in unknown
-    for wanted in ("<script>", "main", "gen-1 ", "gen-" + "9" * 50, "rejected attempt"):
-        text = text_of(draw(data, wanted, NOW))
-        assert "That generation does not exist here. This is gen-3." in text
+    for wanted in ("<script>", "main", "gen-" + "9" * 50, "rejected attempt"):
+        assert "That generation does not exist here. This is gen-3." in text_of(page(data, f"page={name}&gen={wanted}"))
+
+
+def test_an_address_holds_only_what_is_known() -> None:
+    """Unknown names, malformed values and addresses of any length give a page all the same; links are canonical."""
+    asked = Query.parse("?page=lineage&gen=gen-3&from=-1&a=gen-01&evil=1&__proto__=1&q=a%00b&to=gen-2")
+    assert asked.values == {"page": "lineage", "gen": "gen-3", "q": "a b", "to": "gen-2"}
+    assert asked.link() == "?page=lineage&gen=gen-3&to=gen-2&q=a+b"
+    assert asked.link("status") == "?page=status&gen=gen-3"
+    assert asked.link("overview", gen="") == "?"
+    assert Query.parse("&".join(f"q{n}=1" for n in range(100))).values == {}
+    assert len(Query.parse("q=" + "a" * 100_000)["q"]) <= 200
 
 
 def test_the_chart_holds_every_attempt(data: Data) -> None:
     """Six marks: four links on a line, two hollow ones beside it; the table twin has the same numbers."""
-    page = draw(data, None, NOW)
-    svg = ET.fromstring(re.search(r"<svg.*?</svg>", page.chart, re.DOTALL)[0])  # type: ignore[index]
-    links = svg.findall("a")
-    assert [a.get("href") for a in links] == [f"?gen=gen-{n}" for n in range(4)]
-    assert [a.get("aria-current") for a in links] == [None, None, None, "true"]
-    assert [g.get("class") for g in svg.findall("g")] == ["rejected", "rejected"]
-    assert len(svg.find("polyline").get("points").split()) == 4  # type: ignore[union-attr]
-    assert len(svg.find("polygon").get("points").split()) == 8  # type: ignore[union-attr]
-    heights = [float(a.find("circle[@class='dot']").get("cy")) for a in links]  # type: ignore[union-attr,arg-type]
-    assert heights == sorted(heights, reverse=True)
-    table = page.chart[page.chart.index("<details") :]
-    for link in links:
-        mean, interval = re.fullmatch(r".*: (\S+) %, 95 % interval (.*)", link.get("aria-label") or "").groups()  # type: ignore[union-attr]
-        assert f"{mean} ({interval})" in table
+    html = page(data)
+    for found in re.findall(r'<svg class="chart.*?</svg>', html, re.DOTALL):
+        svg = ET.fromstring(found.replace(" data-roving", ""))
+        links = svg.findall("a")
+        assert [a.get("href") for a in links] == [f"?gen=gen-{n}" for n in range(4)]
+        assert [a.get("tabindex") for a in links] == ["-1", "-1", "-1", "0"]
+        assert [a.get("aria-current") for a in links] == [None, None, None, "true"]
+        assert [g.get("class") for g in svg.findall("g")] == ["mark rejected", "mark rejected"]
+        assert len(svg.find("polyline").get("points").split()) == 4  # type: ignore[union-attr]
+        assert len(svg.find("polygon").get("points").split()) == 8  # type: ignore[union-attr]
+        heights = [float(a.find("circle[@class='dot']").get("cy")) for a in links]  # type: ignore[union-attr,arg-type]
+        assert heights == sorted(heights, reverse=True)
+        table = html[html.index("<details") :]
+        for link in links:
+            said = re.fullmatch(r".*: (\S+) %, 95 % interval (.*)", link.get("aria-label") or "")
+            assert said
+            assert re.search(rf'<td class="num">{said[1]}</td><td class="short">{said[2]}</td>', table)
 
 
 def test_the_line_breaks_where_scores_do_not_compare(golden: Files, tmp_path: Path) -> None:
     """At a change of the suite, and at an entry that cannot be read."""
     golden.index["entries"][2]["suite"] = golden.index["entries"][4]["suite"] = "0" * 64
-    data = data_of(golden, tmp_path)
-    drawing = chart(data, data.generations[-1], headline(data, data.generations[-1]))
-    assert [len(line.split()) for line in drawing["lines"]] == [2, 2]
-    assert "held-out tasks changed" in text_of(draw(data, None, NOW))
+    view = View(data_of(golden, tmp_path))
+    for drawing in score_charts(view, ("report", "fewshot"), view.newest):
+        assert [len(line.split()) for line in drawing["lines"]] == [2, 2]
+    assert "held-out tasks changed" in text_of(page(view.data))
     golden.index["entries"][2]["created_at"] = "?"
-    drawing = chart(gap := data_of(golden, tmp_path), gap.generations[-1], headline(gap, None))
-    assert [len(line.split()) for line in drawing["lines"]] == [2]
+    gap = View(data_of(golden, tmp_path))
+    for drawing in score_charts(gap, ("report", "fewshot"), gap.newest):
+        assert [len(line.split()) for line in drawing["lines"]] == [2]
+
+
+def test_the_chart_shows_single_tasks_too(data: Data) -> None:
+    """Of generations; gen-0 has no record, and its tasks stand in its child's."""
+    view = View(data)
+    key = view.metrics["report.probe.cr"]
+    assert [view.score(a, key) is not None for a in view.generations] == [True] * 4
+    assert text_of(page(data, "metric=report.probe.cr")).count("task cr, linear probe, examples the gate never saw")
+    assert view.metric(Query.parse("metric=nothing")) == ("report", "fewshot")
 
 
 def test_every_state_has_words(data: Data, golden: Files, tmp_path: Path) -> None:
     """Not read yet, unreachable, empty, only rejected ones, one generation, placeholder, withdrawn, no base."""
     fresh = Data(BASE, "https://hub.example")
-    assert "has not been read yet" in text_of(draw(fresh, None, NOW))
-    assert "There is nothing to show yet" in text_of(
-        draw(replace(fresh, trouble="The Hub does not answer (x)."), None, NOW)
-    )
+    assert "has not been read yet" in text_of(page(fresh))
+    silent = replace(fresh, trouble="The Hub does not answer (x).")
+    assert "There is nothing to show yet" in text_of(page(silent))
     empty = replace(fresh, read_at=NOW)
-    assert "No generation yet" in text_of(draw(empty, None, NOW))
-    assert "from_pretrained" not in draw(empty, None, NOW).snippet
-    late = draw(replace(data, trouble="The Hub does not answer (x)."), None, NOW)
+    assert "No generation yet" in text_of(page(empty))
+    assert "from_pretrained" not in page(empty)
+    late = page(replace(data, trouble="The Hub does not answer (x)."))
     assert "Showing data of 2026-11-07 14:00 UTC." in text_of(late)
-    assert 'class="warn"' in late.head
+    assert 'class="strip"' in late
     rejected = tuple(a for a in data.attempts if isinstance(a, Attempt) and a.generation is None)
-    assert "No generation has passed the gate yet." in text_of(draw(replace(data, attempts=rejected), None, NOW))
-    one = draw(replace(data, attempts=data.attempts[:1], records={}), None, NOW)
-    assert "<polyline" not in one.chart
-    assert "gen-0: the weights from before the first fuse." in text_of(one)
-    assert "Set HUB_FUSION_BASE" in text_of(draw(Reader("", "https://hub.example").data, None, NOW))
+    assert "No generation has passed the gate yet." in text_of(page(replace(data, attempts=rejected)))
+    one = page(replace(data, attempts=data.attempts[:1], records={}))
+    assert "<polyline" not in one
+    assert "gen-0 holds the weights from before the first fuse." in text_of(one)
+    assert "Set HUB_FUSION_BASE" in text_of(page(Reader("", "https://hub.example").data))
     golden.index["entries"][1]["scores"] = 5
     golden.index["entries"][4]["status"] = "yanked"
-    page = text_of(draw(spoilt := data_of(golden, tmp_path), None, NOW))
-    assert "1 entry of the lineage cannot be read" in page
-    assert "This entry cannot be read: its scores is not a list." in page
-    assert "What went into gen-2" in page  # the newest that was not withdrawn
-    assert "gen-3 was withdrawn: do not start from it." in text_of(draw(spoilt, "gen-3", NOW))
+    spoilt = data_of(golden, tmp_path)
+    assert "1 entry of the lineage cannot be read" in text_of(page(spoilt))
+    assert "What went into gen-2" in text_of(page(spoilt))  # the newest that was not withdrawn
+    assert "gen-3 was withdrawn: do not start from it." in text_of(page(spoilt, "gen=gen-3"))
+    for name in PAGES:
+        for state in (fresh, silent, empty, spoilt, replace(data, attempts=rejected), replace(data, records={})):
+            assert text_of(page(state, f"page={name}"))
 
 
-def test_scores_that_are_all_the_same_or_extreme_are_drawn(data: Data) -> None:
+@pytest.mark.parametrize("score", [(0.0, 0.0, 0.0), (1.0, 1.0, 1.0), (0.5, 0.0, 1.0), (0.3, 0.3, 0.3)])
+def test_scores_that_are_all_the_same_or_extreme_are_drawn(data: Data, score: tuple[float, float, float]) -> None:
     """The axis never has length 0, and marks stay inside."""
-    score = {("report", "probe"): (0.0, 0.0, 0.0)}
-    for mean, low, high in ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0), (0.5, 0.0, 1.0), (0.3, 0.3, 0.3)):
-        measured = {key: type(data.generations[0].scores["gate", "probe"])(mean, low, high) for key in score}
-        attempts = tuple(replace(a, scores=measured) for a in data.generations)
-        drawing = chart(replace(data, attempts=attempts), None, ("report", "probe"))
-        assert all(0 < mark[name] < drawing["height"] for mark in drawing["marks"] for name in ("y", "low", "high"))
+    attempts = tuple(replace(a, scores={("report", "probe"): Score(*score)}) for a in data.generations)
+    for drawing in score_charts(View(replace(data, attempts=attempts)), ("report", "probe"), None):
+        height, names = drawing["size"].height, ("y", "low", "high")
+        assert all(0 < mark[name] < height for mark in drawing["marks"] for name in names)
 
 
-def test_two_hundred_generations_fit(data: Data) -> None:
-    """Labels are thinned, and the newest has one."""
+def test_ticks_are_round_and_hold_the_values() -> None:
+    """Two or more, from at most the least to at least the greatest."""
+    for low, high in ((0.61, 0.78), (0.0, 0.0), (-0.02, 0.013), (0.999, 1.0), (-3.0, 40.0), (0.5, 0.5)):
+        found = ticks(low, high)
+        assert len(found) >= 2
+        assert found[0] <= low + 1e-6
+        assert found[-1] >= high - 1e-6
+        assert found == sorted(set(found))
+    assert Axis(0, 10, 100, 0)(2.5) == 75
+    assert thinned(5, 10) == [0, 1, 2, 3, 4]
+    assert thinned(200, 10)[-1] == 199
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_two_hundred_generations_fit(data: Data, name: str) -> None:
+    """Labels are thinned, long lists are cut to windows, and the newest is there."""
     newest = data.generations[-1]
     attempts = tuple(replace(newest, generation=n, parent=n - 1 if n else None, id=str(n)) for n in range(200))
-    page = draw(replace(data, attempts=attempts), None, NOW)
-    labels = re.findall(r">(gen-\d+)</text>", page.chart)
-    assert len(labels) <= 16
-    assert labels[-1] == "gen-199"
-    assert text_of(page)
+    records = dict.fromkeys(range(1, 200), data.records[3])
+    html = page(replace(data, attempts=attempts, records=records), f"page={name}")
+    assert "gen-199" in text_of(html)
+    assert len(html) < 400_000
+    assert html.count('class="axis"') < 80
 
 
 @pytest.mark.parametrize("text", HOSTILE)
 def test_strangers_text_stays_text(golden: Files, tmp_path: Path, text: str) -> None:
-    """In every field of every file: no tag, no handler, no address but those of repositories on the Hub."""
+    """In every field of every file and in the address: no tag, no handler, no address but the Hub's and our own."""
     records = {n: spoil(r, text) for n, r in golden.records.items()}
     files = Files(spoil(golden.index, text), records, spoil(golden.status, text))
     data = data_of(files, tmp_path)
     assert data.read_at is not None
-    for wanted in (None, "gen-1", text):
-        page = draw(data, wanted, NOW)
-        found = parsed(page)
-        assert all(re.fullmatch(r"\?gen=gen-\d+|https://hub\.example/[\w./-]+", link, re.ASCII) for link in found.links)
-        assert text not in page.snippet
-        shown = "".join(found.text)
-        assert all(ch.isprintable() or ch == "\n" for ch in shown)
-        if text.isprintable() and len(text) < 60:
-            assert text in shown
+    for name in PAGES:
+        for wanted in (f"page={name}", f"page={name}&gen=gen-1", "&".join(f"{field}={text}" for field in NAMES)):
+            html = page(data, wanted)
+            found = parsed(html)
+            for link in found.links:
+                assert INSIDE.fullmatch(link) or OUTSIDE.fullmatch(link) or link == "#content", link
+            for code in re.findall(r'<pre id="load[^>]*>([^<]*)</pre>', html):
+                assert text not in code
+            shown = "".join(found.text)
+            assert all(ch.isprintable() or ch == "\n" for ch in shown)
+    if text.isprintable() and len(text) < 60:
+        assert text in "".join(parsed(page(data)).text)
 
 
 def test_durations_are_in_one_unit() -> None:

@@ -73,7 +73,7 @@ def test_the_page_fits_and_asks_nobody_else(running: Dashboard) -> None:
                 assert page.evaluate("document.body.dataset.owned") is None
                 assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
                 assert page.evaluate("document.body.classList.contains('dark')") is (scheme == "dark")
-                assert page.locator("h1").all_inner_texts() == [BASE]
+                assert page.locator("h1").all_inner_texts() == ["gen-3"]
                 assert {url.split("/")[2] for url in asked if "://" in url} == {running.url.split("/")[2]}
                 assert not errors
                 if folder := os.environ.get("HUB_FUSION_SCREENSHOTS"):
