@@ -29,9 +29,9 @@ from hub_fusion.merge import find_method
 from hub_fusion.provenance import Clock, hardware, versions
 from hub_fusion.publish.commit import PublishConflict, publish
 from hub_fusion.publish.keep import keep_contributions
-from hub_fusion.publish.state import BaseState, check_base, fused_keys, open_base
+from hub_fusion.publish.state import BaseState, check_base, fused_credits, fused_keys, open_base
 from hub_fusion.publish.status import read_status, tell_published, tell_queue, tell_rejected
-from hub_fusion.recipe import Recipe
+from hub_fusion.recipe import Recipe, contaminations
 from hub_fusion.records import Attempt, Contribution, Formula, Generation, Refusal, attempt_id, now
 from hub_fusion.weights.distance import drift
 from hub_fusion.weights.frozen import FrozenBase
@@ -186,10 +186,14 @@ def finish_round(
     if analysis and not frozen:
         moved = {layer: round(far, 6) for layer, far in drift(base, work / "candidate").items()}
         analysis = analysis.model_copy(update={"drift": moved})
+    credits = tuple(c.to_credit() for c in chosen.contributions)
+    tainted = contaminations(recipe.evaluate.tasks, [*fused_credits(hub, state), *((None, c) for c in credits)])
+    if tainted:
+        say(f"no longer held out, by what contributions say of their data: {', '.join(t.task for t in tainted)}")
     record = Attempt(
         id=id, status="rejected", base=recipe.base, root=recipe.root or state.index.root, created_at=now(),
         parent_generation=state.generation, parent_revision=state.revision, recipe=recipe.to_yaml(),
-        contributions=tuple(c.to_credit() for c in chosen.contributions), refusals=tuple(refusals),
+        contributions=credits, refusals=tuple(refusals),
         method=recipe.merge.method, step=verdict.step,
         formula=Formula(options=find_method(recipe.merge.method).options | recipe.merge.options,  # defaults may change
                         seed=recipe.merge.seed, heads=recipe.merge.heads, base_revision=state.head,
@@ -198,7 +202,7 @@ def finish_round(
         parent_scores=chosen.parent.scores, candidate_scores=chosen.candidate.scores, analysis=analysis,
         differences=compare(chosen.candidate, chosen.parent),
         likelihood_differences=compare_likelihoods(chosen.candidate, chosen.parent), control=chosen.control,
-        verdict=verdict, weights=chosen.report.files, versions=versions(),
+        verdict=verdict, contaminated=tainted, weights=chosen.report.files, versions=versions(),
         hardware=hardware(compute.device, compute.processes), seconds=clock.seconds,
     )  # fmt: skip
     if not verdict.accepted:
@@ -238,6 +242,10 @@ def check_recipe(recipe: Recipe) -> None:
     if recipe.gate.require_tasks and not recipe.evaluate.tasks:
         raise RecipeError("evaluate.tasks is empty, so nothing says whether the result is a better base: "
                           "name held-out tasks, or set gate.require_tasks: false to publish unmeasured")  # fmt: skip
+    roles = {str(task.role) for task in recipe.evaluate.tasks}
+    if roles and not roles & {"None", "gate"}:
+        raise RecipeError(f"evaluate.tasks has none that decides, only {' and '.join(sorted(roles))} tasks: "
+                          "give one that no contributor trains on role: gate, or leave its role out")  # fmt: skip
 
 
 @contextmanager

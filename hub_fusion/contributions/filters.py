@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from hub_fusion.contributions.discover import OPT_IN, OPT_OUT
 from hub_fusion.contributions.licenses import BaseLicense, check_policy, read_base_license, rule_on
-from hub_fusion.recipe import Recipe
+from hub_fusion.recipe import Recipe, trained_on
 from hub_fusion.records import Contribution, Refusal
 
 if TYPE_CHECKING:
@@ -161,6 +161,19 @@ def license_not_allowed(c: Contribution, at: Circumstances) -> Refusal | None:
     """Fused weights cannot be unmixed, so one restrictive licence would bind all later generations."""
     ruling = rule_on(c.license, at.license, at.recipe.contributions)
     return c.refuse("filter", ruling.code, ruling.reason, ruling.fix) if ruling.code else None
+
+
+@rule
+def contaminates(c: Contribution, at: Circumstances) -> Refusal | None:
+    """What has been trained on cannot judge (recipe: evaluate.contamination)."""
+    found = trained_on(c, at.recipe.evaluate.tasks) if at.recipe.evaluate.contamination == "refuse" else {}
+    if found:
+        task, declared = next(iter(found.items()))
+        return c.refuse("filter", "contaminates",
+                        f"Its card names {declared}, which the held-out task {task} is made of.",
+                        "Train on other data: what this base is judged by must stay unseen. If it was not trained on "
+                        "that, mend datasets (and hub_fusion.task) in the card.")  # fmt: skip
+    return None
 
 
 @rule

@@ -6,7 +6,7 @@ of `task_files`. ``train`` and one of the other two are obligatory: the gate dec
 have one test part only, and *seen* ones, on which contributors have trained, are told apart from both.
 Plain text, by whose perplexity language models are judged, needs no ``train``.
 Not covered: regression, several labels per example, audio; and nobody checks that ``train`` and the test parts share
-no example, nor that no contributor has trained on them.
+no example. Whether contributors have trained on them is known from their cards alone (recipe/contamination.py).
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from hub_fusion.publish.front_matter import PROTOCOLS
 from hub_fusion.publish.markdown import md, percent, table
-from hub_fusion.records import Estimate, Generation, Index, IndexEntry, Score, Scores
+from hub_fusion.records import Estimate, Generation, Index, IndexEntry, Score, Scores, data_name
 
 HEADLINES = [(role, protocol) for role in ("report", "gate") for protocol in ("fewshot", "probe")]
 RECENT = 10
@@ -28,6 +28,7 @@ class Standing:
         self.keys = [key for key in HEADLINES if key in measured] + sorted(set(measured) - set(HEADLINES))
         self.key = self.keys[0] if self.keys else None
         self.headline: Score | None = measured[self.key] if self.key else None
+        self.tainted = {found.task for found in record.contaminated}
         self.rejected = sum(
             e.status == "rejected" and e.parent_generation == record.parent_generation for e in index.entries
         )
@@ -67,7 +68,8 @@ class Standing:
             text += f" What it said: {md(self.record.verdict.reason, 240)}."
         if self.rejected:
             text += f" It rejected {self.rejected} other attempt{'s' if self.rejected > 1 else ''} from {self.parent}."
-        text += "".join(f" {sentence}" for sentence in (self.power(), self.control()) if sentence)
+        told = (self.contamination(), self.power(), self.control())
+        text += "".join(f" {sentence}" for sentence in told if sentence)
         if any(e.scores and e.suite != self.scores.suite for e in self.entries):
             text += " Generations marked † were measured with another suite and do not compare."
         return text
@@ -136,7 +138,8 @@ class Standing:
             change = percent(score.mean - old.mean, sign=True) if old else ""
             shown = f"{percent(old.mean)} ({_range(old)})" if old else ""
             now = f"{percent(score.mean)} ({_range(score)})"
-            rows.append([md(score.task or ""), score.role, md(score.protocol), shown, now, change])
+            mark = " ‡" if score.task in self.tainted else ""
+            rows.append([md(score.task or "") + mark, score.role, md(score.protocol), shown, now, change])
         return table(["Task", "Role", "Protocol", self.parent, f"gen-{self.record.generation}", "Change"], rows)
 
     def worse(self) -> list[str]:
@@ -147,10 +150,22 @@ class Standing:
         return [task for task in fell if task]
 
     def seen_in_training(self) -> list[str]:
-        """Evaluated tasks whose name is also that of a contribution's task or data set."""
-        used = {_stem(name) for c in self.record.contributions for name in (c.task or "", *c.datasets)}
+        """Evaluated tasks that contributions were trained on, by what their cards say of task and data sets."""
+        used = {data_name(name) for c in self.record.contributions for name in (c.task or "", *c.datasets)}
         tasks = {s.task for s in (self.scores.tasks if self.scores else ()) if s.task}
-        return sorted(task for task in tasks if _stem(task) in used)
+        return sorted(task for task in tasks if data_name(task) in used or task in self.tainted)
+
+    def contamination(self) -> str:
+        """Which tasks of the tables are not held out, since when and through whom; "" if all are."""
+        told = []
+        for found in self.record.contaminated:
+            names = [md(key.rpartition("@")[0], 80) for key in found.contributions[:3]]
+            names += ["others"] if len(found.contributions) > len(names) else []
+            since = self.record.generation if found.since is None else found.since
+            told.append(f"{md(found.task)}, since gen-{since} ({', '.join(names)})")
+        if not told:
+            return ""
+        return f"Tasks marked ‡ are not held out: the cards of contributions name their data: {'; '.join(told)}."
 
     def _parent_tasks(self) -> dict[tuple[str | None, str, str], Score]:
         old = self.record.parent_scores
@@ -164,8 +179,3 @@ class Standing:
 
 def _range(estimate: Estimate, *, sign: bool = False) -> str:
     return f"{percent(estimate.low, sign=sign)} to {percent(estimate.high, sign=sign)}"
-
-
-def _stem(name: str) -> str:
-    """``PolyAI/banking77`` → ``banking77``: what a data set and a task of that name share."""
-    return "".join(c for c in name.rpartition("/")[2].lower() if c.isalnum())

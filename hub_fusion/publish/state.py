@@ -6,12 +6,13 @@ without its tag, which `open_base` puts on the commit that added the generation'
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from hub_fusion.errors import HubConflict, HubError, RecordError, RepoMissing
 from hub_fusion.publish.lineage import INDEX_PATH, read_lineage, root_index
-from hub_fusion.records import Generation, Index, IndexEntry, generation_number, now, weights_identity
+from hub_fusion.records import Credit, Generation, Index, IndexEntry, generation_number, now, weights_identity
 
 if TYPE_CHECKING:
     from hub_fusion.hub import Hub
@@ -130,16 +131,26 @@ def fused_keys(hub: Hub, state: BaseState) -> frozenset[str]:
     Not what was in withdrawn ones. Also the generations' own weights: a generation published again is no contribution.
     """
     keys: set[str] = set()
+    for entry, record in _fused(hub, state):
+        keys.add(weights_identity(record.weights.values()))
+        if entry.status == "yanked":
+            continue  # what went into it went out again with it
+        for credit in record.contributions:
+            keys.update(k for k in (credit.key, credit.weights_sha256) if k)
+    return frozenset(keys)
+
+
+def fused_credits(hub: Hub, state: BaseState) -> list[tuple[int, Credit]]:
+    """All that is in any generation, with the generation it came in by, oldest first; of withdrawn ones nothing."""
+    kept = [(entry, record) for entry, record in _fused(hub, state) if entry.status != "yanked"]
+    return [(record.generation, credit) for _, record in kept for credit in record.contributions]
+
+
+def _fused(hub: Hub, state: BaseState) -> Iterator[tuple[IndexEntry, Generation]]:
+    """The generations that something went into, and their records."""
     for entry in state.index.generations:
         if entry.generation and entry.contributions:
-            revision = state.revisions[entry.generation]
-            record = read_record(hub, state.repo, entry.generation, revision)
-            keys.add(weights_identity(record.weights.values()))
-            if entry.status == "yanked":
-                continue  # what went into it went out again with it
-            for credit in record.contributions:
-                keys.update(k for k in (credit.key, credit.weights_sha256) if k)
-    return frozenset(keys)
+            yield entry, read_record(hub, state.repo, entry.generation, state.revisions[entry.generation])
 
 
 def _generation_tags(hub: Hub, repo: str) -> dict[int, str]:

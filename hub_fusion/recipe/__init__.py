@@ -8,6 +8,7 @@ runs the recipe, not to the recipe.
 
 from __future__ import annotations
 
+from hub_fusion.recipe.contamination import contaminations, trained_on
 from hub_fusion.recipe.contributions import Contributions, Round, Screen
 from hub_fusion.recipe.evaluation import (
     EarlyStopping,
@@ -53,6 +54,8 @@ __all__ = [
     "Section",
     "Task",
     "Training",
+    "contaminations",
     "explain",
     "parse_yaml",
+    "trained_on",
 ]

@@ -82,6 +82,9 @@ class Evaluate(Section):
     seeds: int = Field(5, ge=1)
     max_test_examples: int = Field(1000, ge=10)
     max_length: int = Field(128, ge=8, description="tokens")
+    contamination: Literal["flag", "refuse"] = Field(
+        "flag", description="of contributions that name a held-out task's data: tell, or refuse them"
+    )
 
 
 class Gate(Section):

@@ -26,6 +26,9 @@ class Task(Section):
     labels: tuple[str, ...] = Field(
         (), description="the labels in their order; empty: words by the alphabet, numbers as they are"
     )
+    datasets: tuple[str, ...] = Field(
+        (), description="data sets on the Hub that its examples come from; contributions that name one are known by it"
+    )
     _root: Path = PrivateAttr(Path())  # not published: it is a path of the maintainer's machine
 
     @model_validator(mode="after")
@@ -36,6 +39,11 @@ class Task(Section):
         if twice := sorted({name for name in named if named.count(name) > 1}):
             raise ValueError(f"every column of a task is another one of its tables, given twice: {', '.join(twice)}")
         return self
+
+    @property
+    def data_names(self) -> tuple[str, ...]:
+        """Under which names a card may declare this task's data."""
+        return (self.name, *self.datasets)
 
     @property
     def folder(self) -> Path:

@@ -15,6 +15,7 @@ from hub_fusion.records.contribution import Contribution, Credit, KnownBy, Refus
 from hub_fusion.records.head import Head
 from hub_fusion.records.identities import (
     attempt_id,
+    data_name,
     files_identity,
     generation_number,
     restored_generation,
@@ -26,13 +27,14 @@ from hub_fusion.records.record import SCHEMA_VERSION, Moment, Record, Role, Sha,
 from hub_fusion.records.schemas import write_schemas
 from hub_fusion.records.scores import Difference, Estimate, Score, Scores
 from hub_fusion.records.status import Status, Waiting
-from hub_fusion.records.verdict import Control, Rule, Trial, Verdict
+from hub_fusion.records.verdict import Contamination, Control, Rule, Trial, Verdict
 
 __all__ = [
     "SCHEMA_VERSION",
     "Analysis",
     "Attempt",
     "AttemptStatus",
+    "Contamination",
     "Contribution",
     "Control",
     "Credit",
@@ -61,6 +63,7 @@ __all__ = [
     "Waiting",
     "Withdrawal",
     "attempt_id",
+    "data_name",
     "encodable",
     "files_identity",
     "generation_number",

@@ -11,7 +11,7 @@ from hub_fusion.records.contribution import Credit, Refusal
 from hub_fusion.records.index import AttemptStatus, IndexEntry
 from hub_fusion.records.record import SCHEMA_VERSION, Moment, Record, Sha, Sha256
 from hub_fusion.records.scores import Difference, Estimate, Score, Scores
-from hub_fusion.records.verdict import Control, Verdict
+from hub_fusion.records.verdict import Contamination, Control, Verdict
 
 
 class Formula(Record):
@@ -74,6 +74,7 @@ class Attempt(Record):
     likelihood_differences: tuple[Difference, ...] = Field((), description="of log-likelihoods, in nats")
     control: Control | None = Field(None, description="null: not measured")
     verdict: Verdict | None = None
+    contaminated: tuple[Contamination, ...] = Field((), description="gate and report tasks that are not held out")
     weights: dict[str, str] = Field(default_factory=dict, description="weight file → sha256")
     heads: tuple[Score, ...] = Field((), description="of a generation: what its heads under heads/TASK reach")
     versions: dict[str, str] = Field(default_factory=dict)

@@ -39,6 +39,11 @@ def restored_generation(title: str) -> int | None:
     return int(found[1]) if found else None
 
 
+def data_name(name: str) -> str:
+    """What a data set and its mirrors share, and often a task of it: ``PolyAI/Banking-77`` → ``banking77``."""
+    return "".join(c for c in name.rpartition("/")[2].lower() if c.isalnum())
+
+
 def attempt_id(parent_revision: str, recipe: str, suite: str, shas: Iterable[str]) -> str:
     """sha256 of (parent, recipe, suite, sorted contribution shas): an attempt with an equal id is not made twice.
 

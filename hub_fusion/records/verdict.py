@@ -48,6 +48,14 @@ class Control(Record):
     differences: tuple[Difference, ...] = Field(description="candidate minus control, paired")
 
 
+class Contamination(Record):
+    """A task that is no longer held out, since contributions name its data, or the task, in their cards."""
+
+    task: str
+    contributions: tuple[str, ...] = Field(description="repo@sha of those that do, oldest first, at most 20")
+    since: int | None = Field(None, description="the first generation one of them is in; null: none but this attempt")
+
+
 class Verdict(Record):
     """What the gate said, with the numbers it looked at (mean accuracy over the gate tasks)."""
 

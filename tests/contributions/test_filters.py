@@ -28,6 +28,12 @@ def at(fused: frozenset[str] = frozenset(), **recipe: Any) -> Circumstances:
     return Circumstances(Recipe.model_validate({"base": BASE} | recipe), fused)
 
 
+def refusing(role: str | None, contamination: str = "refuse") -> dict[str, Any]:
+    """A held-out task of bank customers' questions, and what happens to who has trained on it."""
+    task = {"name": "bank", "path": "bank", "role": role, "datasets": ["mirror/banking77"]}
+    return {"tasks": [task], "contamination": contamination}
+
+
 FAULTS: dict[str, tuple[Contribution, Circumstances, str]] = {
     "blocked account": (good(), at(contributions={"block": ["ann"]}), "blocked"),
     "blocked account, other case": (good(), at(contributions={"block": ["Ann"]}), "blocked"),
@@ -46,6 +52,10 @@ FAULTS: dict[str, tuple[Contribution, Circumstances, str]] = {
     "no licence": (good(license=None), at(), "license_missing"),
     "restrictive licence": (good(license="cc-by-nc-4.0"), at(), "license_not_allowed"),
     "licence other than the recipe's": (good(), at(contributions={"licenses": ["mit"]}), "license_not_allowed"),
+    "trained on what judges, by its data set": (
+        good(datasets=("imdb", "PolyAI/Banking-77")), at(evaluate=refusing("gate")), "contaminates"),
+    "trained on what judges, by its task": (good(task="Bank"), at(evaluate=refusing(None)), "contaminates"),
+    "trained on what is reported": (good(task="bank"), at(evaluate=refusing("report")), "contaminates"),
     "pickles only": (good(files=("pytorch_model.bin",)), at(), "no_safetensors"),
     "adapter without safetensors": (
         good(relation="adapter", files=("adapter_config.json", "adapter_model.bin")), at(), "no_safetensors"),
@@ -78,6 +88,9 @@ GOOD: dict[str, tuple[Contribution, Circumstances]] = {
     "own, where the recipe says so": (good(repo="acme/x", author="acme"), at(contributions={"own": True})),
     "private, where the recipe says so": (good(private=True), at(contributions={"private": True})),
     "gated, where the recipe says so": (good(gated=True), at(contributions={"gated": True})),
+    "trained on what judges, where that is only told": (good(task="bank"), at(evaluate=refusing("gate", "flag"))),
+    "trained on what is seen anyway": (good(task="bank"), at(evaluate=refusing("seen"))),
+    "trained on something else": (good(task="banks", datasets=("a/…", "b/")), at(evaluate=refusing("gate"))),
     "another commit was fused": (good(), at(frozenset({"ann/finetune@" + "b" * 40}))),
 }
 

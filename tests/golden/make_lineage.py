@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from hub_fusion.publish.lineage import append, root_index
-from hub_fusion.recipe import Recipe
+from hub_fusion.recipe import Recipe, contaminations
 from hub_fusion.records import (
     Attempt,
     Control,
@@ -273,6 +273,11 @@ def attempt(
             candidate=round(after, 6), parent=round(before, 6), best=round(best, 6),
             tried=tuple((step, round(mean, 6)) for step, mean in tried),
             reason=f"{margin}; {'within' if accepted else 'beyond'} the allowed loss of {100 * EPSILON:.1f} points",
+        ),
+        "contaminated": contaminations(
+            Recipe.from_text(RECIPE).evaluate.tasks,
+            [*((n, c) for n, old in enumerate([GEN_1, GEN_2, GEN_3][:parent], 1) for c in credits(old)),
+             *((None, c) for c in used)],
         ),
         "heads": (_score([round(0.79 + gains[1], 4)], 0.022, "seen", "head", 1000, "ag_news"),) if accepted else (),
         "weights": {"model.safetensors": digest(models[1], "model.safetensors")} if accepted else {},

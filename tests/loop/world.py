@@ -11,7 +11,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -87,14 +87,14 @@ class World:
 
     def contribute(
         self, author: str, *, revision: str = "main", seed: int = 0, change: Change = honest, name: str = "finetune",
-        license: str | None = "apache-2.0",
+        license: str | None = "apache-2.0", datasets: Sequence[str] = (),
     ) -> str:  # fmt: skip
         """Publish a contribution; gives its commit."""
         hub = self.client(author)
         source = hub.snapshot(BASE, hub.resolve(BASE, revision), ("*.json", "*.safetensors"))
         out = write_finetune(source, self.folder / "contributions" / f"{author}-{name}-{seed}", seed, change)
         return publish_contribution(
-            out, f"{author}/{name}", base=BASE, base_revision=revision, hub=hub, license=license
+            out, f"{author}/{name}", base=BASE, base_revision=revision, hub=hub, license=license, datasets=datasets
         )
 
     def contribute_all(self, *, seed: int, revision: str = "main", change: Change = honest) -> dict[str, str]:
