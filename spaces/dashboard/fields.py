@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 import re
+import sys
 from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Any, TypeVar
@@ -96,6 +97,17 @@ def text(data: Mapping[str, Any], name: str, limit: int = 200) -> str:
     if not isinstance(value, str):
         raise Malformed(f"its {name} is not text")
     return clean(value, limit)
+
+
+def lines(data: Mapping[str, Any], name: str, most: int = 400, limit: int = 200) -> tuple[str, ...]:
+    """The text called `name` by lines, which keep their indentation; equal lines are one object in memory."""
+    value = data.get(name)
+    if value is None:
+        return ()
+    if not isinstance(value, str):
+        raise Malformed(f"its {name} is not text")
+    shown = ("".join(ch if ch.isprintable() else " " for ch in line[:limit]) for line in value.split("\n")[:most])
+    return tuple(sys.intern(line.rstrip()) for line in shown)
 
 
 def needed(data: Mapping[str, Any], name: str, limit: int = 200) -> str:

@@ -135,7 +135,8 @@ class Record:
     """What ``fusion/gen-N.json`` adds to the index; `unreadable` counts its rows that cannot be read.
 
     `tasks` and `parent_tasks` are (task, role, protocol) → accuracy; `control` is the candidate minus a random step of
-    the same length; `heads` are accuracies of the generation's published heads by task.
+    the same length; `heads` are accuracies of the generation's published heads by task; `recipe` is its text by lines;
+    `path` is (step, mean over the gate tasks) of the parent, step 0, and of every step that was tried.
     """
 
     credits: tuple[Credit, ...]
@@ -155,6 +156,8 @@ class Record:
     versions: Mapping[str, str] = field(default_factory=dict)
     archive: str = ""
     doubts: tuple[str, ...] = ()
+    recipe: tuple[str, ...] = ()
+    path: tuple[tuple[float, float], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

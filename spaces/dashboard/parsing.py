@@ -77,7 +77,20 @@ def read_record(data: Mapping[str, Any], generation: int) -> Record:
         versions={fields.clean(name, 40): text(versions, name, 40) for name in list(versions)[:20]},
         archive=text(data, "archive"),
         doubts=about_tasks(tasks, parent_tasks),
+        recipe=fields.lines(data, "recipe"),
+        path=_path(verdict),
     )
+
+
+def _path(verdict: Mapping[str, Any]) -> tuple[tuple[float, float], ...]:
+    """(step, gate mean) of the parent and of what was tried, in order of the step; none where nothing was."""
+    parent, tried = number(verdict, "parent"), rows(verdict, "tried")[:MOST_ROWS]
+    if parent is None or not tried:
+        return ()
+    if not all(isinstance(pair, list) and len(pair) == 2 for pair in tried):
+        raise Malformed("its tried steps are not pairs of numbers")
+    steps = {finite(step, "a step"): finite(mean, "a mean") for step, mean in tried}
+    return tuple(sorted({0.0: parent, **steps}.items()))
 
 
 def read_status(data: Mapping[str, Any]) -> Status:

@@ -294,6 +294,20 @@ def test_scores_under_other_tasks_names_are_doubted(golden: Files) -> None:
         "fewshot on the gate examples: scores seem to stand under other tasks' names",)  # fmt: skip
 
 
+def test_recipe_and_path_are_read(golden: Files) -> None:
+    """The recipe keeps its indentation and loses what cannot be printed; the path starts at the parent."""
+    golden.records[3]["recipe"] = "a:\n  b: 1\u202e  \n" + "x" * 900 + "\n" * 900
+    record = read_record(golden.records[3], 3)
+    assert record.recipe[:3] == ("a:", "  b: 1", "x" * 200)
+    assert len(record.recipe) == 400
+    assert record.path == ((0.0, 0.73362), (1.0, 0.7424))
+    golden.records[3]["verdict"]["tried"] = [[0.5, 0.7], [0.25, 0.72]]
+    assert [step for step, _ in read_record(golden.records[3], 3).path] == [0.0, 0.25, 0.5]
+    golden.records[3]["verdict"]["tried"] = [["1.0", 0.7]]
+    with pytest.raises(Malformed, match="a step is not a number"):
+        read_record(golden.records[3], 3)
+
+
 def test_a_spoilt_table_costs_the_analysis_alone(golden: Files) -> None:
     """Tables of cosines must be square and of the contributions that they name."""
     keys = [f"{c['repo']}@{c['sha']}" for c in golden.records[3]["contributions"][:2]]
