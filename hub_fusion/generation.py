@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Literal
 from hub_fusion.candidates import Workshop, best_candidate
 from hub_fusion.contributions.discover import EPOCH, choose, discover, due
 from hub_fusion.contributions.filters import QUIET, Circumstances, filter_contributions
+from hub_fusion.contributions.listing import Listing
 from hub_fusion.contributions.origin import Generations, identify_weights, resolve_origin
 from hub_fusion.contributions.screen import Screened, screen
 from hub_fusion.errors import RecipeError
@@ -58,36 +59,41 @@ class Outcome:
 
 def run_generation(
     recipe: Recipe, hub: Hub, compute: Compute, *, work: Path, say: Say = lambda _: None, dry_run: bool = False,
-    progress: Progress | None = None,
+    progress: Progress | None = None, listing: Listing | None = None,
 ) -> Outcome:  # fmt: skip
     """Try to make the next generation of ``recipe.base``. Call it in the main process; its peers ``compute.serve()``.
 
     `work` is a folder for downloads, candidates and cached measurements; it may be deleted between rounds. When
-    somebody else publishes first the round starts over, once. `progress` follows a fuse. Raises HubFusionError.
+    somebody else publishes first the round starts over, once. `progress` follows a fuse. With a `listing` only what has
+    changed is listed, and headers are read of all in the queue, not only of those chosen. Raises HubFusionError.
     """
     check_recipe(recipe)
     if dry_run:
-        return _round(recipe, hub, compute, work, say, dry_run, progress)
+        return _round(recipe, hub, compute, work, say, dry_run, progress, listing)
     with alone(work, say):
         try:
-            return _round(recipe, hub, compute, work, say, dry_run, progress)
+            return _round(recipe, hub, compute, work, say, dry_run, progress, listing)
         except PublishConflict as error:
             say(f"{error}; starting over")
-            return _round(recipe, hub, compute, work, say, dry_run, progress)
+            return _round(recipe, hub, compute, work, say, dry_run, progress, listing)
 
 
 def _round(
-    recipe: Recipe, hub: Hub, compute: Compute, work: Path, say: Say, dry_run: bool, progress: Progress | None
-) -> Outcome:
+    recipe: Recipe, hub: Hub, compute: Compute, work: Path, say: Say, dry_run: bool, progress: Progress | None,
+    listing: Listing | None,
+) -> Outcome:  # fmt: skip
     state = open_base(hub, recipe.base, recipe.root, mend=not dry_run)
     say(Event("look", f"{recipe.base} is at gen-{state.generation}", generation=state.generation))
     check_base(hub, state)
-    queue, refusals = find_contributions(recipe, hub, state)
-    chosen = choose(queue, recipe.round)
-    reason = due(queue, recipe.round, now())
-    id = round_id(recipe, state, [c.sha for c in chosen])
-    before = [attempt for attempt in read_status(hub, state).rejected if attempt.id == id]
-    known = bool(before) or any(entry.id == id for entry in state.index.entries)
+    for _ in range(3):  # what is about to be fused may have gone or changed without being listed anew
+        queue, refusals = find_contributions(recipe, hub, state, listing)
+        chosen = choose(queue, recipe.round)
+        reason = due(queue, recipe.round, now())
+        id = round_id(recipe, state, [c.sha for c in chosen])
+        before = [attempt for attempt in read_status(hub, state).rejected if attempt.id == id]
+        known = bool(before) or any(entry.id == id for entry in state.index.entries)
+        if listing is None or known or reason is None or listing.confirm(hub, recipe, chosen):
+            break
     refusals += [refusal for attempt in before for refusal in attempt.refusals if refusal.stage == "screen"]
     if dry_run or known or reason is None:
         if not dry_run:
@@ -100,6 +106,8 @@ def _round(
     with clock("screen"):
         base, screened = screen_round(recipe, hub, compute, state, chosen, work, named(say, "screen"))
         refusals += screened.refusals
+    if listing:
+        listing.remember(hub, screened.refusals)
     if due(screened.contributions, recipe.round, now()) is None:
         tell_queue(hub, state, screened.contributions, refusals)
         why = f"{_too_few(len(screened.contributions), recipe)}; {len(screened.refusals)} failed the screen"
@@ -113,11 +121,22 @@ def round_id(recipe: Recipe, state: BaseState, shas: list[str]) -> str:
     return attempt_id(state.revision, recipe.decisive(), suite_id(recipe.evaluate), shas)
 
 
-def find_contributions(recipe: Recipe, hub: Hub, state: BaseState) -> tuple[list[Contribution], list[Refusal]]:
-    """What the Hub offers for the next generation, and what the metadata rules refuse (but for the quiet refusals)."""
-    found, refusals = discover(hub, recipe)
-    queue, more = filter_contributions(found, Circumstances.of(hub, recipe, fused_keys(hub, state)))
-    return queue, [r for r in (*refusals, *more) if r.code not in QUIET]
+def find_contributions(
+    recipe: Recipe, hub: Hub, state: BaseState, listing: Listing | None = None
+) -> tuple[list[Contribution], list[Refusal]]:
+    """What the Hub offers for the next generation, and what metadata rules refuse (but for the quiet refusals).
+
+    With a `listing` that has been kept also what headers refuse.
+    """
+    fused = fused_keys(hub, state)
+    if listing:
+        weights_at = state.revisions[0] if recipe.publish.kind == "adapter" else state.head
+        queue, refusals = listing.look(hub, recipe, fused, weights_at)
+    else:
+        found, refusals = discover(hub, recipe)
+        queue, more = filter_contributions(found, Circumstances.of(hub, recipe, fused))
+        refusals += more
+    return queue, [r for r in refusals if r.code not in QUIET]
 
 
 def screen_round(

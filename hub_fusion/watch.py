@@ -2,8 +2,8 @@
 
 The watcher keeps nothing but caches: it can be killed anywhere and started on another machine. An unreachable Hub is
 waited for with growing pauses; any other error of a round is told and tried again at the next look, but for a mistake
-in the recipe, which ends the watch. Not covered: webhooks, and incremental listing (every look lists all children of
-the base).
+in the recipe, which ends the watch. What it saw at its last look is kept in the work folder (listing.py), so that it
+asks for little while nothing is new. Not covered: webhooks.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from hub_fusion.contributions.listing import Listing
 from hub_fusion.errors import HubFusionError, HubUnreachable, RecipeError
 from hub_fusion.events import Event, Say
 from hub_fusion.generation import Outcome, run_generation
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from hub_fusion.weights.fuse import Progress
 
 MAX_PAUSE_S = 3600.0
+LISTING = "listing.sqlite3"  # in the work folder
 
 
 class Stopped(BaseException):
@@ -44,12 +46,12 @@ def watch(
     raised. SIGTERM stops it at once; a publication that this cuts in two is completed at the next start.
     """
     outcomes: list[Outcome] = []
-    pause, wake = interval, threading.Event()
+    pause, wake, listing = interval, threading.Event(), Listing(work / LISTING, say)
     stop = _stop_on_sigterm(wake)
     try:
         while not wake.is_set():
             try:
-                outcome = run_generation(recipe, hub, compute, work=work, say=say, progress=progress)
+                outcome = run_generation(recipe, hub, compute, work=work, say=say, progress=progress, listing=listing)
                 outcomes.append(outcome)
                 tell(outcome)
                 pause = 0.0 if outcome.status == "published" else interval

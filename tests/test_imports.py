@@ -40,7 +40,7 @@ BELOW = {  # part → what it may import, besides itself
     "replay": {"replan", "evaluate", "publish", "weights", "merge"} | SHARED,
     "reevaluate": {"evaluate", "publish", "weights"} | SHARED,
     "simulate": {"evaluate", "weights", "merge"} | SHARED,
-    "watch": {"generation", "publish", "weights"} | SHARED,
+    "watch": {"generation", "contributions", "publish", "weights"} | SHARED,
     "local_hub": set(),
     "__main__": {"cli"},
 }

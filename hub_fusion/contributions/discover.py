@@ -1,15 +1,16 @@
 """Hub listings → contributions, and which of them enter this round. Metadata only; nothing is downloaded.
 
-Finetunes and adapters that declare the base (or an alias of it) are found by the Hub's own tags
-``base_model:finetune:BASE`` and ``base_model:adapter:BASE``; ``contributions.include`` adds repositories by name.
-A card is a stranger's text: fields of the wrong type count as absent. Not covered: finetunes of unlisted mirrors.
+What declares the base (or an alias of it) is found by the Hub's own tag ``base_model:BASE``, finetunes and adapters
+among it by ``base_model:finetune:BASE`` and ``base_model:adapter:BASE``; ``contributions.include`` adds repositories by
+name. Every call lists everything: listing.py is for those who look again and again. A card is a stranger's text: fields
+of the wrong type count as absent. Not covered: finetunes of unlisted mirrors.
 """
 
 from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -32,32 +33,60 @@ EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 def discover(hub: Hub, recipe: Recipe) -> tuple[list[Contribution], list[Refusal]]:
     """Everything that could be fused, in canonical order, each pinned to its newest commit.
 
-    Refusals are of included repositories that cannot be read. Raises HubError where listing itself fails.
+    Refusals are of what its authors offer and cannot be one, and of included repositories that cannot be read. Raises
+    HubError where listing itself fails.
     """
-    found: dict[str, Contribution] = {}
-    refusals = []
-    for base in (recipe.base, *recipe.aliases):
-        for relation in RELATIONS:
-            for info in hub.children(base, relation):
-                if info.sha and info.id not in found:
-                    found[info.id] = from_model_info(info, relation)
+    listed = [r for base in (recipe.base, *recipe.aliases) for i in hub.children(base) if (r := read_child(i, base))]
+    return put_together(recipe, [*listed, *read_included(hub, recipe)])
+
+
+def put_together(recipe: Recipe, read: Iterable[Contribution | Refusal]) -> tuple[list[Contribution], list[Refusal]]:
+    """What was read of all names of the base, each repository once: as it is included, else as it was listed first."""
+    included = {name.lower() for name in recipe.contributions.include}
+    own = {recipe.base.lower(), *(alias.lower() for alias in recipe.aliases)}
+    found: dict[str, Contribution | Refusal] = {}
+    for record in read:
+        key = record.repo.lower()
+        if key not in own and (key not in found or key in included):
+            found[key] = record
+    kept = [r for r in found.values() if isinstance(r, Contribution)]
+    return sorted(kept, key=lambda c: c.key), [r for r in found.values() if isinstance(r, Refusal)]
+
+
+def read_child(info: ModelInfo, base: str) -> Contribution | Refusal | None:
+    """A repository that a listing of the base's children names, by the relation in the Hub's tags.
+
+    A refusal if it is quantised or merged of several and its author offers it; None if nobody does.
+    """
+    tags = {tag.lower() for tag in info.tags or [] if isinstance(tag, str)}
+    relation = next((r for r in RELATIONS if f"base_model:{r}:{base.lower()}" in tags), None)
+    if not info.sha:
+        return None
+    found = from_model_info(info, relation or "finetune")
+    if relation or not found.consent:
+        return found if relation else None
+    if f"base_model:quantized:{base.lower()}" in tags:
+        return found.refuse("discover", "quantized", "The Hub says that it is a quantised copy of the base.",
+                            "Publish the weights that were trained, in 16 or 32 bits, without .gguf or .onnx files "
+                            "beside them, or set base_model_relation in the card.")  # fmt: skip
+    return found.refuse("discover", "merged", "It is merged from several models, or the Hub says so.",
+                        "Contribute the models that were trained; merging them is what happens here.")  # fmt: skip
+
+
+def read_included(hub: Hub, recipe: Recipe) -> Iterator[Contribution | Refusal]:
+    """The repositories that the recipe includes by name, one request each."""
     for repo in recipe.contributions.include:
         try:
             info = hub.model(repo)
         except HubUnreachable:
             raise
         except HubError as error:
-            refusals.append(
-                Refusal(repo=repo, sha="", author=repo.partition("/")[0], stage="discover", code="not_found",
-                        reason=str(error),
-                        fix="Check the name in contributions.include, and that the token may read it.")
-            )  # fmt: skip
+            yield Refusal(repo=repo, sha="", author=repo.partition("/")[0], stage="discover", code="not_found",
+                          reason=str(error),
+                          fix="Check the name in contributions.include, and that the token may read it.")  # fmt: skip
             continue
         adapter = any(s.rfilename == "adapter_config.json" for s in info.siblings or [])
-        found[info.id] = from_model_info(info, "adapter" if adapter else "finetune")
-    own = {recipe.base.lower(), *(alias.lower() for alias in recipe.aliases)}
-    kept = [c for c in found.values() if c.repo.lower() not in own]
-    return sorted(kept, key=lambda c: c.key), refusals
+        yield from_model_info(info, "adapter" if adapter else "finetune")
 
 
 def from_model_info(info: ModelInfo, relation: Relation) -> Contribution:

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
-from urllib.parse import quote
+from urllib.parse import parse_qs, quote, urlsplit
 
 from hub_fusion import __version__
 from hub_fusion.errors import HubConflict, HubError
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 COMMIT = re.compile("[0-9a-f]{40}")
+LIST_TIMEOUT_S = 60  # for a page of a thousand repositories with their cards
 
 
 class Hub:
@@ -71,14 +72,18 @@ class Hub:
         except LocalTokenNotFoundError:
             return None
 
-    def children(self, base: str, relation: str) -> Iterator[ModelInfo]:
-        """All repositories whose card declares `base` with this relation, last modified first."""
-        from huggingface_hub.utils import paginate
+    def children(self, base: str, relation: str | None = None, *, page: int | None = None) -> Iterator[ModelInfo]:
+        """All repositories whose card declares `base`, with this relation or with any, last modified first.
 
-        query = {"filter": [f"base_model:{relation}:{base}"], "sort": "lastModified", "expand": LIST_FIELDS}
-        headers = self.api._build_hf_headers()
-        url = f"{self.endpoint}/api/models"
-        yield from self._read(lambda: [model_info(item) for item in paginate(url, query, headers)])
+        One request for each `page` repositories (default: as many as the Hub gives), made when the first of them is
+        asked for: whoever has seen enough stops.
+        """
+        tag = f"base_model:{relation}:{base}" if relation else f"base_model:{base}"
+        query: dict[str, Any] = {"filter": tag, "sort": "lastModified", "expand": LIST_FIELDS}
+        query |= {"limit": page} if page else {}
+        while query:
+            items, query = self._read(partial(self._page, query), f"children of {base}")
+            yield from map(model_info, items)
 
     def model(self, repo: str, revision: str | None = None) -> ModelInfo:
         """Metadata of one repository at a revision (default: main)."""
@@ -227,6 +232,18 @@ class Hub:
     def _download(self, repo: str, path: str, revision: str, folder: Path | None = None) -> str:
         place: dict[str, Any] = {"local_dir": folder} if folder else {"cache_dir": self.cache_dir}
         return str(self.api.hf_hub_download(repo, path, revision=revision, **place))
+
+    def _page(self, query: dict[str, Any]) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+        """One page of a list of models, and the query of the next one; empty after the last."""
+        from huggingface_hub.utils import get_session, hf_raise_for_status
+
+        url = f"{self.endpoint}/api/models"
+        answer = get_session().get(url, params=query, headers=self.api._build_hf_headers(), timeout=LIST_TIMEOUT_S)
+        hf_raise_for_status(answer)
+        items, onwards = answer.json(), answer.links.get("next", {}).get("url")
+        if not isinstance(items, list) or not all(isinstance(i, dict) and isinstance(i.get("id"), str) for i in items):
+            raise HubError(f"{url} answers with something that is no list of models")
+        return items, parse_qs(urlsplit(onwards).query) if onwards else {}
 
     def _read(self, call: Callable[[], T], *what: str | None) -> T:
         """Call something that changes nothing."""

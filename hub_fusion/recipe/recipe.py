@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, Self
 
@@ -39,6 +40,7 @@ class Recipe(Section):
     heads: Heads = Heads()
     archive: Archive = Archive()
     poll_seconds: float = Field(300.0, gt=0, description="pause between two looks at the Hub")
+    rescan: timedelta = Field(timedelta(hours=24), description="a look after so long lists all, not only what changed")
 
     @model_validator(mode="after")
     def _apart(self) -> Self:

@@ -16,6 +16,7 @@ import torch
 from huggingface_hub import CommitOperationAdd
 
 from hub_fusion.contribute.upload import publish_contribution
+from hub_fusion.contributions.listing import Listing
 from hub_fusion.errors import RecipeError
 from hub_fusion.hub import Hub
 
@@ -119,6 +120,18 @@ def test_nothing_new_is_waiting_and_commits_nothing(ready: World) -> None:
     assert told["main"] == head["main"]
     ready.run()
     assert ready.maintainer.branches(BASE) == told, "a status that says the same is not written again"
+
+
+def test_a_watcher_fuses_what_is_there_when_it_fuses(ready: World) -> None:
+    """A contribution that was listed and is gone by now is left out; the listing between looks cannot know that."""
+    listing = Listing(ready.folder / "listing.sqlite3")
+    waiting = ready.run(ready.recipe(round={"min_contributions": COUNT + 1}), listing=listing)
+    assert waiting.status == "waiting" and len(waiting.queue) == COUNT
+    gone = AUTHORS[0]
+    ready.client(gone).delete_repo(f"{gone}/finetune")
+    outcome = ready.run(ready.recipe(round={"min_contributions": COUNT - 1}), listing=listing)
+    assert outcome.status == "published" and outcome.record
+    assert [c.author for c in outcome.record.contributions] == list(AUTHORS[1:]) and outcome.refusals == ()
 
 
 def test_new_commits_give_the_next_generation_from_the_newest(ready: World) -> None:
