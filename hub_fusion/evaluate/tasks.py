@@ -6,7 +6,8 @@ of `task_files`. ``train`` and one of the other two are obligatory: the gate dec
 have one test part only, and *seen* ones, on which contributors have trained, are told apart from both.
 Plain text, by whose perplexity language models are judged, needs no ``train``.
 Not covered: regression, several labels per example, audio; and nobody checks that ``train`` and the test parts share
-no example. Whether contributors have trained on them is known from their cards alone (recipe/contamination.py).
+no example, unless a `split` made them. Whether contributors have trained on them is known from their cards alone
+(recipe/contamination.py).
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -24,6 +25,7 @@ import numpy as np
 from hub_fusion.errors import RecipeError
 from hub_fusion.evaluate.task_files import SUFFIXES, Examples, is_plain, read_examples
 from hub_fusion.evaluate.task_labels import number_labels
+from hub_fusion.evaluate.task_split import split_off
 from hub_fusion.recipe import Task
 from hub_fusion.records import Role
 
@@ -67,11 +69,11 @@ def load_task(task: Task, *, max_test: int) -> TaskData:
 
     Raises RecipeError that names the file, the law it breaks and the remedy.
     """
-    sources = _in_folder(task)
+    sources = _with_split(task, _in_folder(task))
     present = [role for role in WANTED[task.role] if role in sources]
     if not present or ("train" not in sources and not sources[present[0]].is_plain()):
         need = f"a task needs a train file and a gate or report file ({', '.join(SUFFIXES)})"
-        raise RecipeError(f"{task.folder}: {need}; add them")
+        raise RecipeError(f"{task.folder}: {need}; add them, or split train with the task's split")
     tests: dict[Role, str] = {task.role: present[0]} if task.role else {cast(Role, role): role for role in present}
     labelled = [part for part in ("train", *present) if part in sources and not sources[part].is_plain()]
     found = {part: sources[part].read() for part in (*(["train"] if labelled else []), *tests.values())}
@@ -105,6 +107,24 @@ def _in_folder(task: Task) -> dict[str, Source]:
         part: Source(str(file), partial(is_plain, file, task.columns), partial(read_examples, file, task.columns))
         for part, file in files.items()
     }
+
+
+def _with_split(task: Task, sources: dict[str, Source]) -> dict[str, Source]:
+    """The parts, with those that the task's split makes of its training examples."""
+    if task.split is None:
+        return sources
+    shares, seed, train = task.split.shares, task.split.seed, sources.get("train")
+    if there := [sources[part].where for part in shares if part in sources]:
+        raise RecipeError(f"task {task.name!r}: split makes what {' and '.join(there)} holds; leave out one of the two")
+    if train is None:
+        raise RecipeError(f"task {task.name!r}: split divides training examples, and there are none; add a train file")
+    parts = cache(lambda: split_off(train.read(), shares, seed, train.where))
+
+    def made(part: str, where: str) -> Source:
+        return Source(where, train.is_plain, lambda: parts()[part])
+
+    ours = {part: made(part, f"{train.where} ({part})") for part in shares}
+    return sources | ours | {"train": made("train", train.where)}
 
 
 def _find(folder: Path, names: tuple[str, ...]) -> Path | None:

@@ -28,7 +28,7 @@ from hub_fusion.recipe.publishing import Archive, Heads, Publish
 from hub_fusion.recipe.recipe import Recipe
 from hub_fusion.recipe.section import Section, explain
 from hub_fusion.recipe.sources import parse_yaml
-from hub_fusion.recipe.tasks import Column, Task
+from hub_fusion.recipe.tasks import Column, Split, Task
 
 __all__ = [
     "PERMISSIVE",
@@ -52,6 +52,7 @@ __all__ = [
     "Screen",
     "Search",
     "Section",
+    "Split",
     "Task",
     "Training",
     "contaminations",

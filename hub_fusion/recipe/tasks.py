@@ -12,6 +12,25 @@ from hub_fusion.recipe.section import Section
 Column = Literal["text", "text_pair", "label"]
 
 
+class Split(Section):
+    """Shares of the training examples that become gate and report examples."""
+
+    gate: float = Field(0.0, ge=0, lt=1)
+    report: float = Field(0.0, ge=0, lt=1)
+    seed: int = Field(0, ge=0, lt=2**31)
+
+    @model_validator(mode="after")
+    def _leaves_some(self) -> Self:
+        if not 0 < self.gate + self.report < 1:
+            raise ValueError(f"a split takes something and leaves something, not {self.gate} + {self.report} of all")
+        return self
+
+    @property
+    def shares(self) -> dict[str, float]:
+        """part → share, of those that are split off."""
+        return {part: share for part, share in (("gate", self.gate), ("report", self.report)) if share}
+
+
 class Task(Section):
     """A held-out task: train, gate and report examples (see evaluate/tasks.py)."""
 
@@ -26,6 +45,7 @@ class Task(Section):
     labels: tuple[str, ...] = Field(
         (), description="the labels in their order; empty: words by the alphabet, numbers as they are"
     )
+    split: Split | None = Field(None, description="where there are training examples alone: how many of them judge")
     datasets: tuple[str, ...] = Field(
         (), description="data sets on the Hub that its examples come from; contributions that name one are known by it"
     )

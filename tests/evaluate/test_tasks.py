@@ -101,7 +101,7 @@ def write_tables(folder: Path, kind: str, columns: tuple[str, ...], parts: dict[
 
 
 def mapped(folder: Path, **task: object):
-    return load_task(Task.model_validate({"name": "t", "path": folder} | task), max_test=100)
+    return load_task(Task.model_validate({"name": "t", "path": folder} | task), max_test=1000)
 
 
 @pytest.mark.parametrize("kind", ["csv", "parquet"])
@@ -312,3 +312,76 @@ def test_malformed_folders_are_refused_by_name(tmp_path: Path) -> None:
     (folder / "gate.csv").unlink()
     with pytest.raises(RecipeError, match="needs a train file and a gate or report file"):
         load(folder)
+
+
+def write_train(folder: Path, rows: list[tuple]) -> Path:
+    return write_tables(folder, "csv", ("text", "label"), {"train": rows})
+
+
+def sides(found) -> dict[str, str]:
+    """text → the part it is in."""
+    parts = {"train": found.train} | found.parts
+    return {text: part for part, examples in parts.items() for (text,) in examples.inputs.tolist()}
+
+
+ROWS = [(f"text {n}", n % 2) for n in range(400)]
+
+
+def test_a_split_depends_on_the_seed_and_each_text_and_on_nothing_else(tmp_path: Path) -> None:
+    """A table that is shuffled or grows moves no example into training that has judged before."""
+    split = {"gate": 0.2, "report": 0.1}
+    whole = mapped(write_train(tmp_path / "a", ROWS), split=split)
+    assert {part: len(examples) for part, examples in whole.parts.items()} == pytest.approx(
+        {"gate": 80, "report": 40}, abs=3 * (400 * 0.2 * 0.8) ** 0.5)  # fmt: skip
+    assert len(sides(whole)) == 400
+    less = sides(mapped(write_train(tmp_path / "b", ROWS[300:0:-1]), split=split))
+    assert less == {text: part for text, part in sides(whole).items() if text in less} and len(less) == 300
+    other = sides(mapped(tmp_path / "a", split=split | {"seed": 1}))
+    assert sum(other[text] != part for text, part in sides(whole).items()) > 100
+
+
+def test_no_text_is_on_two_sides_of_a_split(tmp_path: Path) -> None:
+    """Nor in another case or spacing: who has learned the one knows the other."""
+    again = [(f"  TEXT   {n}", label) for n, (_, label) in enumerate(ROWS)]
+    found = mapped(write_train(tmp_path, ROWS + again), split={"gate": 0.3, "report": 0.3})
+    where = sides(found)
+    assert len(where) == 800 and all(where[f"text {n}"] == where[f"  TEXT   {n}"] for n in range(400))
+
+
+def test_a_role_takes_its_own_share_and_leaves_the_others_alone(tmp_path: Path) -> None:
+    """The same table under two names, one to decide and one to tell: they must not meet."""
+    folder, split = write_train(tmp_path, ROWS), {"gate": 0.2, "report": 0.2}
+    gate, report = (mapped(folder, split=split, role=role) for role in ("gate", "report"))
+    assert set(gate.parts) == {"gate"} and set(report.parts) == {"report"}
+    assert sides(gate).keys() & sides(report).keys() == {t for t, part in sides(gate).items() if part == "train"}
+
+
+def test_images_and_plain_texts_are_split_too(tmp_path: Path, images: Path) -> None:
+    (tmp_path / "train.npz").write_bytes((images / "train.npz").read_bytes())
+    found = mapped(tmp_path, split={"report": 0.3})
+    assert len(found.train) + len(found.parts["report"]) == 40 and found.kind == "image"
+    (tmp_path / "plain").mkdir()
+    parquet.write_table(pyarrow.table({"text": [f"text {n}" for n in range(90)]}), tmp_path / "plain/train.parquet")
+    assert 10 < len(mapped(tmp_path / "plain", split={"gate": 0.3}).parts["gate"]) < 50
+
+
+@pytest.mark.parametrize(
+    ("files", "split", "law"),
+    [
+        (("train", "gate"), {"gate": 0.2}, r"split makes what .*gate\.csv holds"),
+        (("train", "validation"), {"gate": 0.2}, r"split makes what .*validation\.csv holds"),
+        (("gate",), {"report": 0.2}, "there are none; add a train file"),
+        (("train",), {"gate": 0.001}, r"train\.csv: of 400 examples.* none is left for gate"),
+        (("train",), None, "split train with the task's split"),
+    ],
+)
+def test_a_split_that_cannot_be_is_refused(tmp_path: Path, files: tuple, split: dict | None, law: str) -> None:
+    folder = write_tables(tmp_path, "csv", ("text", "label"), dict.fromkeys(files, ROWS))
+    with pytest.raises(RecipeError, match=law):
+        mapped(folder, split=split)
+
+
+@pytest.mark.parametrize("split", [{}, {"gate": 0.5, "report": 0.5}, {"gate": -0.1}, {"test": 0.1}])
+def test_shares_are_parts_of_one(split: dict) -> None:
+    with pytest.raises(ValueError, match="split"):
+        Task.model_validate({"name": "t", "path": "t", "split": split})
