@@ -9,6 +9,8 @@ HubFusionError
 ├── WeightsError           a checkpoint is malformed or does not fit the base
 │   └── HeaderError        a safetensors header breaks the format
 ├── OutputError            the result cannot be written: a full or broken disk, or another fuse writes there
+├── RoomError              this machine has too little disk or memory for a round
+│   └── BudgetSpent        a generation would cost, or has cost, more than its recipe allows
 ├── MergeError             a merge method was asked for something it cannot do
 └── RecordError            a published record (fusion/*.json) cannot be read
 
@@ -58,6 +60,14 @@ class HeaderError(WeightsError):
 
 class OutputError(HubFusionError):
     """The folder of a result cannot be written, or somebody else is writing it; what is there stays."""
+
+
+class RoomError(HubFusionError):
+    """A round would need more than is there; nothing has been downloaded."""
+
+
+class BudgetSpent(RoomError):
+    """The recipe's budget for a generation does not allow to begin a round, or to go on with it."""
 
 
 class MergeError(HubFusionError):

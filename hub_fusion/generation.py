@@ -14,26 +14,28 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from hub_fusion.budget import Meter
 from hub_fusion.candidates import Workshop, best_candidate
 from hub_fusion.contributions.discover import EPOCH, choose, discover, due
 from hub_fusion.contributions.filters import QUIET, Circumstances, filter_contributions
 from hub_fusion.contributions.listing import Listing
 from hub_fusion.contributions.origin import Generations, identify_weights, resolve_origin
 from hub_fusion.contributions.screen import Screened, screen
-from hub_fusion.errors import RecipeError
+from hub_fusion.errors import BudgetSpent, RecipeError
 from hub_fusion.evaluate.heads import fit_heads
 from hub_fusion.evaluate.scores import compare, compare_likelihoods
 from hub_fusion.evaluate.suite import suite_id
 from hub_fusion.events import Event, Say, named
+from hub_fusion.forecast import check_room, forecast, free_disk, free_memory
 from hub_fusion.hub import Hub
 from hub_fusion.merge import find_method
 from hub_fusion.provenance import Clock, hardware, versions
 from hub_fusion.publish.commit import PublishConflict, publish
 from hub_fusion.publish.keep import keep_contributions
 from hub_fusion.publish.state import BaseState, check_base, fused_credits, fused_keys, open_base
-from hub_fusion.publish.status import read_status, tell_published, tell_queue, tell_rejected
+from hub_fusion.publish.status import read_status, tell_headroom, tell_published, tell_queue, tell_rejected
 from hub_fusion.recipe import Recipe, contaminations
-from hub_fusion.records import Attempt, Contribution, Formula, Generation, Refusal, attempt_id, now
+from hub_fusion.records import Attempt, Contribution, Formula, Generation, Headroom, Refusal, attempt_id, now
 from hub_fusion.weights.distance import drift
 from hub_fusion.weights.frozen import FrozenBase
 from hub_fusion.weights.fuse import Progress
@@ -90,18 +92,24 @@ def _round(
         chosen = choose(queue, recipe.round)
         reason = due(queue, recipe.round, now())
         id = round_id(recipe, state, [c.sha for c in chosen])
-        before = [attempt for attempt in read_status(hub, state).rejected if attempt.id == id]
+        status = read_status(hub, state)
+        before = [attempt for attempt in status.rejected if attempt.id == id]
         known = bool(before) or any(entry.id == id for entry in state.index.entries)
         if listing is None or known or reason is None or listing.confirm(hub, recipe, chosen):
             break
+    meter = Meter.open(recipe.budget, work, state.next_generation, status)
     refusals += [refusal for attempt in before for refusal in attempt.refusals if refusal.stage == "screen"]
     if dry_run or known or reason is None:
         if not dry_run:
-            tell_queue(hub, state, queue, refusals)
+            tell_queue(hub, state, queue, refusals, headroom(meter, work, compute))
         word: Literal["known", "waiting", "planned"] = "known" if known else "planned" if reason else "waiting"
         why = "just these contributions were judged before" if known else reason or _too_few(len(queue), recipe)
         return Outcome(word, why, recipe.base, state.generation, queue=tuple(queue), refusals=tuple(refusals))
-    clock = Clock()
+    needs = forecast(recipe, hub, state, chosen, work)
+    meter.afford(needs.seconds, needs.downloaded)
+    check_room(needs, work, hub.cache_dir, compute.device)
+    meter.book(needs.downloaded)
+    clock, say = Clock(meter), meter.watching(say)
     say(Event("screen", f"screening {len(chosen)} contributions", contributions=len(chosen)))
     with clock("screen"):
         base, screened = screen_round(recipe, hub, compute, state, chosen, work, named(say, "screen"))
@@ -109,11 +117,22 @@ def _round(
     if listing:
         listing.remember(hub, screened.refusals)
     if due(screened.contributions, recipe.round, now()) is None:
-        tell_queue(hub, state, screened.contributions, refusals)
+        tell_queue(hub, state, screened.contributions, refusals, headroom(meter, work, compute))
         why = f"{_too_few(len(screened.contributions), recipe)}; {len(screened.refusals)} failed the screen"
         left = tuple(screened.contributions)
         return Outcome("waiting", why, recipe.base, state.generation, queue=left, refusals=tuple(refusals))
-    return finish_round(recipe, hub, compute, state, base, screened, refusals, id, work, clock, say, progress)
+    try:
+        return finish_round(recipe, hub, compute, state, base, screened, refusals, id, work, clock, say, progress,
+                            meter=meter)  # fmt: skip
+    except BudgetSpent:
+        tell_headroom(hub, state.repo, headroom(meter, work, compute))
+        raise
+
+
+def headroom(meter: Meter, work: Path, compute: Compute) -> Headroom:
+    """What this machine and the budget have left."""
+    return Headroom(generation=meter.generation, disk_free=free_disk(work), memory_free=free_memory(compute.device),
+                    spent=meter.spent, budget=meter.limits)  # fmt: skip
 
 
 def round_id(recipe: Recipe, state: BaseState, shas: list[str]) -> str:
@@ -190,7 +209,7 @@ def _screen_frozen(
 def finish_round(
     recipe: Recipe, hub: Hub, compute: Compute, state: BaseState, base: Path, screened: Screened,
     refusals: list[Refusal], id: str, work: Path, clock: Clock, say: Say, progress: Progress | None = None, *,
-    dry_run: bool = False,
+    dry_run: bool = False, meter: Meter | None = None,
 ) -> Outcome:  # fmt: skip
     """Fuse, measure, judge and publish what passed the screen. `dry_run` stops before the Hub is changed."""
     check_recipe(recipe)
@@ -222,11 +241,11 @@ def finish_round(
         differences=compare(chosen.candidate, chosen.parent),
         likelihood_differences=compare_likelihoods(chosen.candidate, chosen.parent), control=chosen.control,
         verdict=verdict, contaminated=tainted, weights=chosen.report.files, versions=versions(),
-        hardware=hardware(compute.device, compute.processes), seconds=clock.seconds,
+        hardware=hardware(compute.device, compute.processes), seconds=clock.seconds, spent=meter.spent if meter else {},
     )  # fmt: skip
     if not verdict.accepted:
         if not dry_run:
-            tell_rejected(hub, state, record)
+            tell_rejected(hub, state, record, headroom(meter, work, compute) if meter else None)
         return Outcome("rejected", verdict.reason, recipe.base, state.generation, record, refusals=tuple(refusals))
     generation = Generation(**{**dict(record), "status": "published", "generation": state.next_generation})
     if dry_run:

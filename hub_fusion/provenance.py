@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import platform
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -38,13 +38,15 @@ def hardware(device: str, processes: int) -> dict[str, Any]:
 
 
 class Clock:
-    """Wall time by stage, in seconds: ``with clock("fuse"): …``."""
+    """Wall time by stage, in seconds: ``with clock("fuse"): …``. `also` is entered for every stage too."""
 
-    def __init__(self) -> None:
+    def __init__(self, also: Callable[[str], AbstractContextManager[None]] = lambda _: nullcontext()) -> None:
         self.seconds: dict[str, float] = {}
+        self.also = also
 
     @contextmanager
     def __call__(self, stage: str) -> Iterator[None]:
         began = time.monotonic()
-        yield
+        with self.also(stage):
+            yield
         self.seconds[stage] = round(self.seconds.get(stage, 0.0) + time.monotonic() - began, 3)

@@ -34,7 +34,10 @@ BELOW = {  # part → what it may import, besides itself
     "publish": {"weights"} | SHARED,
     "contribute": {"contributions", "evaluate", "weights"} | SHARED,
     "candidates": {"contributions", "evaluate", "publish", "weights"} | SHARED,
-    "generation": {"candidates", "contributions", "evaluate", "publish", "weights", "merge"} | SHARED,
+    "budget": SHARED,
+    "forecast": {"budget", "publish", "weights"} | SHARED,
+    "generation": {"budget", "candidates", "forecast", "contributions", "evaluate", "publish", "weights", "merge"}
+    | SHARED,
     "replan": {"publish", "weights"} | SHARED,
     "reproduce": {"replan", "publish", "weights"} | SHARED,
     "replay": {"replan", "evaluate", "publish", "weights", "merge"} | SHARED,

@@ -65,8 +65,8 @@ def torment(scene: Scene, kills: int, generations: int, chance: random.Random) -
     for generation in range(1, generations + 1):
         scene.hub.faults.set(None)
         scene.contribute(generation)
-        due = (kills * generation) // generations
-        last = generation == generations
+        quota = -(-(kills - stages.total()) // (generations - generation + 1))
+        due, last = stages.total() + quota, generation == generations
         while stages.total() < due and (last or not scene.has_record(generation)):
             break_faults(scene, chance)
             watcher = scene.watch()
@@ -106,7 +106,7 @@ def strike(scene: Scene, watcher: Watcher, generation: int, stage: str | None, c
     if stage is None:
         if chance.random() < 0.8:  # else it may be while Python starts
             watcher.wait_for(lambda event: event["event"] == "look")
-        time.sleep(chance.uniform(0, 8.0))
+        time.sleep(chance.uniform(0, 2.0))
     else:
         watcher.wait_for(lambda event: event["event"] in (stage, "waiting", "known"))
         time.sleep(chance.uniform(0, LONGEST_S[stage]))

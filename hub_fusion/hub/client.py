@@ -170,6 +170,12 @@ class Hub:
         """
         return self._ranges.fill(repo, path, revision, start, out)
 
+    def is_cached(self, repo: str, path: str, commit: str) -> bool:
+        """Whether a file at a commit lies in the cache, as far as a glance tells."""
+        from huggingface_hub import try_to_load_from_cache
+
+        return isinstance(try_to_load_from_cache(repo, path, cache_dir=self.cache_dir, revision=commit), str)
+
     # writing -------------------------------------------------------------------------------------------------------
 
     def create_repo(self, repo: str, *, private: bool = False) -> None:
@@ -226,6 +232,12 @@ class Hub:
     def create_branch(self, repo: str, branch: str) -> None:
         """Start a branch at main if it is not there."""
         self._calls.again(lambda: self.api.create_branch(repo, branch=branch, exist_ok=True), repo)
+
+    def squash(self, repo: str, branch: str, message: str) -> None:
+        """Make one commit of a branch's history; its files stay as they are."""
+        self._calls.again(
+            lambda: self.api.super_squash_history(repo, branch=branch, commit_message=message), repo, branch
+        )
 
     # plumbing ------------------------------------------------------------------------------------------------------
 

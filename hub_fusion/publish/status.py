@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from hub_fusion.errors import HubConflict, HubUnreachable, RepoMissing
 from hub_fusion.publish.state import BaseState
-from hub_fusion.records import Attempt, Contribution, Generation, Refusal, Status, Waiting, now
+from hub_fusion.records import Attempt, Contribution, Generation, Headroom, Refusal, Status, Waiting, now
 
 if TYPE_CHECKING:
     from hub_fusion.hub import Hub
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 BRANCH = "fusion-status"
 PATH = "fusion/status.json"
 HEARTBEAT = timedelta(hours=1)
+SQUASH = 50  # commits, after which the branch's history becomes one
 
 
 def read_status(hub: Hub, state: BaseState) -> Status:
@@ -29,10 +30,14 @@ def read_status(hub: Hub, state: BaseState) -> Status:
     return status.model_copy(update={"rejected": tuple(a for a in status.rejected if a.id not in known)})
 
 
-def tell_queue(hub: Hub, state: BaseState, queue: Sequence[Contribution], refusals: Sequence[Refusal]) -> None:
+def tell_queue(
+    hub: Hub, state: BaseState, queue: Sequence[Contribution], refusals: Sequence[Refusal],
+    headroom: Headroom | None = None,
+) -> None:  # fmt: skip
     """Who waits and who was refused, so that contributors need not wait for a generation to know."""
     waiting = tuple(Waiting(repo=c.repo, sha=c.sha, since=c.last_modified) for c in queue)
     update = {"generation": state.generation, "queue": waiting, "refusals": tuple(refusals), "last_error": None}
+    update |= {"headroom": headroom} if headroom else {}
     _write(hub, state.repo, lambda status: status.model_copy(update=update))
 
 
@@ -41,13 +46,18 @@ def tell_error(hub: Hub, repo: str, error: str) -> None:
     _write(hub, repo, lambda status: status.model_copy(update={"last_error": error[:2000]}))
 
 
-def tell_rejected(hub: Hub, state: BaseState, record: Attempt) -> None:
+def tell_headroom(hub: Hub, repo: str, headroom: Headroom) -> None:
+    """What was spent, where a round ends without a record of it."""
+    _write(hub, repo, lambda status: status.model_copy(update={"headroom": headroom}))
+
+
+def tell_rejected(hub: Hub, state: BaseState, record: Attempt, headroom: Headroom | None = None) -> None:
     """An attempt that the gate rejected."""
 
     def change(status: Status) -> Status:
         others = tuple(a for a in status.rejected if a.id != record.id)
         update = {"rejected": (*others, record), "generation": state.generation, "refusals": record.refusals}
-        return status.model_copy(update=update | {"queue": (), "last_error": None})
+        return status.model_copy(update=update | {"queue": (), "last_error": None, "headroom": headroom})
 
     _write(hub, state.repo, change)
 
@@ -76,6 +86,7 @@ def _write(hub: Hub, repo: str, change: Callable[[Status], Status]) -> None:
     """Commit ``change(status)`` if more than the heartbeat changed, or the heartbeat is an hour old.
 
     When somebody else was first the change is applied to what they wrote. Raises HubConflict after five such losses.
+    Headroom alone is no change: a disk is never twice as full. Every 50th commit makes one of the branch's history.
     """
     from huggingface_hub import CommitOperationAdd
 
@@ -86,14 +97,22 @@ def _write(hub: Hub, repo: str, change: Callable[[Status], Status]) -> None:
         if parent is None:
             raise HubUnreachable(f"{hub.endpoint} does not show the branch {BRANCH} of {repo} yet, which is there now")
         old = _read(hub, repo)
-        new = change(old).model_copy(update={"heartbeat": now()})
-        same = new.model_copy(update={"heartbeat": old.heartbeat}) == old
+        new = change(old).model_copy(update={"heartbeat": now(), "commits": old.commits + 1})
+        same = _without_clock(new) == _without_clock(old)
         if same and new.heartbeat - old.heartbeat < HEARTBEAT and PATH in hub.files(repo, parent):
             return
         try:
             operation = CommitOperationAdd(PATH, (new.to_json(indent=1) + "\n").encode())
             hub.commit(repo, [operation], "Status", branch=BRANCH, parent=parent)
+            if new.commits % SQUASH == 0:  # a watcher that is killed before leaves it to the next 50th
+                hub.squash(repo, BRANCH, "Status")
             return
         except HubConflict:
             continue
     raise HubConflict(f"{repo}@{BRANCH} keeps moving; is another watcher running in a tight loop?")
+
+
+def _without_clock(status: Status) -> dict[str, object]:
+    """What a change is, and what of the headroom: money and seconds count, free bytes do not."""
+    spent = (status.headroom.generation, status.headroom.spent, status.headroom.budget) if status.headroom else None
+    return status.model_dump(exclude={"heartbeat", "commits", "headroom"}) | {"spent": spent}

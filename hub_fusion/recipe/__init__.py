@@ -8,6 +8,7 @@ runs the recipe, not to the recipe.
 
 from __future__ import annotations
 
+from hub_fusion.recipe.budget import Budget
 from hub_fusion.recipe.contamination import contaminations, trained_on
 from hub_fusion.recipe.contributions import Contributions, Round, Screen
 from hub_fusion.recipe.evaluation import (
@@ -33,6 +34,7 @@ from hub_fusion.recipe.tasks import Column, Split, Task
 __all__ = [
     "PERMISSIVE",
     "Archive",
+    "Budget",
     "Column",
     "Contributions",
     "EarlyStopping",

@@ -12,6 +12,7 @@ import yaml
 from pydantic import Field, ValidationError, model_validator
 
 from hub_fusion.errors import RecipeError
+from hub_fusion.recipe.budget import Budget
 from hub_fusion.recipe.contributions import Contributions, Round, Screen
 from hub_fusion.recipe.evaluation import Evaluate, Gate
 from hub_fusion.recipe.merging import Merge, Search
@@ -39,6 +40,7 @@ class Recipe(Section):
     publish: Publish = Publish()
     heads: Heads = Heads()
     archive: Archive = Archive()
+    budget: Budget = Budget()
     poll_seconds: float = Field(300.0, gt=0, description="pause between two looks at the Hub")
     rescan: timedelta = Field(timedelta(hours=24), description="a look after so long lists all, not only what changed")
 

@@ -80,6 +80,9 @@ class Attempt(Record):
     versions: dict[str, str] = Field(default_factory=dict)
     hardware: dict[str, Any] = Field(default_factory=dict)
     seconds: dict[str, float] = Field(default_factory=dict, description="stage → wall time")
+    spent: dict[str, float] = Field(
+        default_factory=dict, description="seconds, bytes and money since the last generation, in all rounds together"
+    )
 
     @property
     def tag(self) -> str | None:

@@ -17,6 +17,16 @@ class Waiting(Record):
     since: Moment | None = None
 
 
+class Headroom(Record):
+    """What the watcher's machine and the recipe's budget have left; as of the status's last change."""
+
+    generation: int = Field(description="the next one, for which is spent")
+    disk_free: int = Field(description="bytes, where rounds work")
+    memory_free: int | None = Field(None, description="bytes; null: not known")
+    spent: dict[str, float] = Field(default_factory=dict, description="seconds, bytes and money so far")
+    budget: dict[str, float] = Field(default_factory=dict, description="the limits among them")
+
+
 class Status(Record):
     """``fusion/status.json`` on the branch ``fusion-status``: what is going on between generations."""
 
@@ -28,3 +38,5 @@ class Status(Record):
     refusals: tuple[Refusal, ...] = ()
     rejected: tuple[Attempt, ...] = Field((), description="attempts the gate rejected since the newest generation")
     last_error: str | None = None
+    headroom: Headroom | None = None
+    commits: int = Field(0, description="of this file; the branch is squashed at every 50th")
