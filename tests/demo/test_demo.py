@@ -4,12 +4,15 @@ import json
 import os
 import subprocess
 import sys
+import time
+import urllib.request
 from pathlib import Path
 from typing import Any
 
 import pytest
 from huggingface_hub import HfApi
 
+from hub_fusion.cli.space import free_port
 from hub_fusion.demo.hostile import HOSTILE
 from hub_fusion.local_hub import serve
 
@@ -78,6 +81,35 @@ def test_what_the_demo_left_is_served_again(demo: tuple[Path, dict[str, Any]]) -
         command = [sys.executable, "-c", code]
         done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
     assert done.stdout.strip() == "3", done.stderr
+
+
+def test_the_dashboard_shows_what_the_demo_made(demo: tuple[Path, dict[str, Any]]) -> None:
+    """`hub-fusion space serve` over the demo's Hub: gen-1 and its contributors are in the first answer."""
+    pytest.importorskip("gradio", reason="gradio is not installed")
+    folder, found = demo
+    port = free_port()
+    command = [sys.executable, "-m", "hub_fusion", "space", "serve", found["base"], "--port", str(port)]
+    with serve(folder) as hub, (folder / "dashboard.txt").open("w") as said, subprocess.Popen(
+        [*command, "--endpoint", hub.url], cwd=folder, stdout=said, stderr=subprocess.STDOUT
+    ) as dashboard:  # fmt: skip
+        try:
+            until = time.monotonic() + 120
+            while True:
+                assert dashboard.poll() is None, (folder / "dashboard.txt").read_text()
+                assert time.monotonic() < until, "the dashboard does not answer"
+                try:
+                    with urllib.request.urlopen(f"http://127.0.0.1:{port}/config", timeout=20) as answer:
+                        page = answer.read().decode()
+                    break
+                except OSError:
+                    time.sleep(0.1)
+        finally:
+            dashboard.terminate()
+            dashboard.wait(20)
+    generation = found["generations"][1]
+    assert all(c["repo"] in page for c in generation["contributions"])
+    score = generation["scores"]["fewshot"]["mean"]
+    assert f"{100 * score:.1f}" in page
 
 
 def test_a_finished_demo_has_nothing_more_to_do(demo: tuple[Path, dict[str, Any]]) -> None:
