@@ -7,7 +7,10 @@ notices ``p.notice``; marks of charts are ``svg a.mark`` (one is in the tab orde
 ``form[data-filters]`` holds a page's selects and search fields, whose ids are their names in the address.
 """
 
+from __future__ import annotations
+
 import os
+from typing import Any
 
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read when gradio is imported
 os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
@@ -15,8 +18,9 @@ os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
 from page import STYLE, THEME, build
 from reader import Reader
 
-if __name__ == "__main__":
-    reader = Reader.from_environment()
+
+def serve(reader: Reader, **options: Any) -> Any:
+    """Serve what `reader` knows, and have it look at the Hub from now on; `options` are those of gradio's launch."""
     reader.start()
     if reader.data.read_at is None:  # no snapshot: the page is built with data where the Hub is quick
         reader.first.wait(3)
@@ -25,5 +29,10 @@ if __name__ == "__main__":
     demo.launch(
         theme=THEME, css_paths=[STYLE], ssr_mode=False, run_history=False, enable_monitoring=False,
         footer_links=["gradio", "settings"], max_file_size="1b", show_error=False, pwa=False, mcp_server=False,
-        state_session_capacity=500,
+        state_session_capacity=500, **options,
     )  # fmt: skip
+    return demo
+
+
+if __name__ == "__main__":
+    serve(Reader.from_environment())
