@@ -89,7 +89,7 @@ const copied = async (button) => {
   setTimeout(() => { button.textContent = "Copy"; }, 1500);
 };
 const saved = async (button) => {
-  const kind = button.dataset.save, text = await server.save(kind, location.search);
+  const kind = button.dataset.save, text = await server.save([kind, location.search]);
   const link = document.createElement("a");
   link.href = URL.createObjectURL(new Blob([text], { type: kind === "csv" ? "text/csv" : "application/json" }));
   link.download = "contributions." + kind;

@@ -1,6 +1,6 @@
 """The dashboard: what one base on the Hub has become, read only. Settings are in README.md.
 
-Addresses and names that do not change: ``?page=NAME`` (a key of pages.PAGES; none: the overview) and ``?gen=gen-N`` on
+Addresses and names that do not change: ``?show=NAME`` (a key of pages.PAGES; none: the overview) and ``?gen=gen-N`` on
 every page; the frame ``#dashboard`` with data-page, links ``#nav-NAME``, one ``h1``, the amber strip ``ul.strip``,
 notices ``p.notice``; marks of charts are ``svg a.mark`` (one is in the tab order, arrow keys move, Enter selects) and
 ``svg g.mark.rejected``; ``button[data-copy=ID]`` copies ``pre#ID`` (``load``), ``button[data-save=csv|json]`` saves;

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import gradio as gr
 from drawing import render
-from pages import draw
+from pages import contributors, draw
 from query import Query
 from reader import Reader
 from view import View
@@ -35,11 +35,14 @@ def build(reader: Reader) -> gr.Blocks:
     def show(query: str = "") -> str:
         return pages.html(query)
 
+    def save(asked: list[str]) -> str:
+        return pages.saved(asked)
+
     with gr.Blocks(
         title=reader.data.base or "hub_fusion", analytics_enabled=False, delete_cache=(86400, 86400)
     ) as demo:
         gr.HTML(
-            pages.html(""), js_on_load=SCRIPT.read_text(), server_functions=[show], elem_id="fusion",
+            pages.html(""), js_on_load=SCRIPT.read_text(), server_functions=[show, save], elem_id="fusion",
             apply_default_css=False,
         )  # fmt: skip
     return demo
@@ -56,12 +59,9 @@ class Pages:
 
     def html(self, query: str) -> str:
         """The page at ``?query``, or an apology with a number that leads to the log."""
-        asked, now = Query.parse(query if isinstance(query, str) else ""), datetime.now(UTC)
-        key = (asked.link(asked["page"]), int(now.timestamp() // 60))
+        asked, now, view = _parsed(query), datetime.now(UTC), self._current()
+        key = (asked.link(asked["show"]), int(now.timestamp() // 60))
         with self._lock:
-            if self._view.data is not self._reader.data:
-                self._view, self._kept = View(self._reader.data), OrderedDict()
-            view = self._view
             if key in self._kept:
                 return self._kept[key]
         try:
@@ -76,3 +76,19 @@ class Pages:
                 if len(self._kept) > KEPT:
                     self._kept.popitem(last=False)
         return html
+
+    def saved(self, asked: object) -> str:
+        """Contributions as CSV or JSON: `asked` is the kind and the query whose filters hold."""
+        kind, query = asked if isinstance(asked, list) and len(asked) == 2 else ("json", "")
+        return contributors.saved(self._current(), _parsed(query), str(kind))
+
+    def _current(self) -> View:
+        """The view of the data as they are now; pages of older data are forgotten."""
+        with self._lock:
+            if self._view.data is not self._reader.data:
+                self._view, self._kept = View(self._reader.data), OrderedDict()
+            return self._view
+
+
+def _parsed(query: object) -> Query:
+    return Query.parse(query if isinstance(query, str) else "")

@@ -13,13 +13,13 @@ GENERATION = re.compile(r"gen-(0|[1-9][0-9]{0,5})", re.ASCII)
 NUMBER = re.compile(r"[0-9]{1,6}", re.ASCII)
 WORD = re.compile(r"[a-z-]{1,20}", re.ASCII)
 NAMES: dict[str, re.Pattern[str] | None] = {
-    "page": WORD,  # a key of pages.PAGES
+    "show": WORD,  # the page, a key of pages.PAGES ("page" and "view" are gradio's own)
     "gen": None,  # the generation that is shown; any text, so that an unknown one can be named
     "metric": None,  # a key of View.metrics
     "a": GENERATION, "b": GENERATION,  # the two that are compared
     "to": GENERATION,  # the newest one in the window of Lineage
     "open": GENERATION,  # the one whose contributions are all shown in Lineage
-    "view": WORD,  # Lineage: graph or list
+    "as": WORD,  # Lineage: graph or list
     "status": WORD, "account": None, "q": None,  # filters of Contributors
     "sort": WORD, "from": NUMBER,  # order, and the first row of a long table
     "repo": None,  # looked up in Contribute
@@ -34,7 +34,7 @@ class Query:
 
     @classmethod
     def parse(cls, text: str) -> Query:
-        """From ``?page=lineage&gen=gen-3``; what is unknown, malformed or too long is left out."""
+        """From ``?show=lineage&gen=gen-3``; what is unknown, malformed or too long is left out."""
         try:
             pairs = parse_qsl(text[:2000].lstrip("?"), max_num_fields=30)
         except ValueError:
@@ -57,8 +57,8 @@ class Query:
 
     def link(self, page: str = "", **changes: object) -> str:
         """The address with some values changed ("" drops one); on another page only `gen` is kept."""
-        kept = self.values if page in ("", self["page"]) else {n: v for n, v in self.values.items() if n == "gen"}
-        merged = {**kept, **({"page": page} if page else {}), **{n.rstrip("_"): v for n, v in changes.items()}}
-        if merged.get("page") == "overview":
-            del merged["page"]
+        kept = self.values if page in ("", self["show"]) else {n: v for n, v in self.values.items() if n == "gen"}
+        merged = {**kept, **({"show": page} if page else {}), **{n.rstrip("_"): v for n, v in changes.items()}}
+        if merged.get("show") == "overview":
+            del merged["show"]
         return "?" + urlencode({name: str(merged[name]) for name in NAMES if merged.get(name) not in (None, "")})

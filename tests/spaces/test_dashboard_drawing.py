@@ -153,19 +153,19 @@ def test_the_verdict_says_better_only_where_the_interval_does(data: Data) -> Non
 def test_a_generation_is_selected_by_its_tag(data: Data, name: str) -> None:
     """Only by a tag that is there; anything else gives the newest and says so. Links to other pages keep it."""
     assert 'revision="gen-1"' in page(data, "gen=gen-1").replace("&#34;", '"')
-    assert "?page=lineage&gen=gen-1" in parsed(page(data, f"page={name}&gen=gen-1")).links or len(PAGES) == 1
-    unknown = text_of(page(data, f"page={name}&gen=gen-99"))
+    assert "?show=about&gen=gen-1" in parsed(page(data, f"show={name}&gen=gen-1")).links
+    unknown = text_of(page(data, f"show={name}&gen=gen-99"))
     assert "gen-99 does not exist here. This is gen-3." in unknown
     for wanted in ("<script>", "main", "gen-" + "9" * 50, "rejected attempt"):
-        assert "That generation does not exist here. This is gen-3." in text_of(page(data, f"page={name}&gen={wanted}"))
+        assert "That generation does not exist here. This is gen-3." in text_of(page(data, f"show={name}&gen={wanted}"))
 
 
 def test_an_address_holds_only_what_is_known() -> None:
     """Unknown names, malformed values and addresses of any length give a page all the same; links are canonical."""
-    asked = Query.parse("?page=lineage&gen=gen-3&from=-1&a=gen-01&evil=1&__proto__=1&q=a%00b&to=gen-2")
-    assert asked.values == {"page": "lineage", "gen": "gen-3", "q": "a b", "to": "gen-2"}
-    assert asked.link() == "?page=lineage&gen=gen-3&to=gen-2&q=a+b"
-    assert asked.link("status") == "?page=status&gen=gen-3"
+    asked = Query.parse("?show=lineage&gen=gen-3&from=-1&a=gen-01&evil=1&__proto__=1&q=a%00b&to=gen-2")
+    assert asked.values == {"show": "lineage", "gen": "gen-3", "q": "a b", "to": "gen-2"}
+    assert asked.link() == "?show=lineage&gen=gen-3&to=gen-2&q=a+b"
+    assert asked.link("status") == "?show=status&gen=gen-3"
     assert asked.link("overview", gen="") == "?"
     assert Query.parse("&".join(f"q{n}=1" for n in range(100))).values == {}
     assert len(Query.parse("q=" + "a" * 100_000)["q"]) <= 200
@@ -240,7 +240,7 @@ def test_every_state_has_words(data: Data, golden: Files, tmp_path: Path) -> Non
     assert "gen-3 was withdrawn: do not start from it." in text_of(page(spoilt, "gen=gen-3"))
     for name in PAGES:
         for state in (fresh, silent, empty, spoilt, replace(data, attempts=rejected), replace(data, records={})):
-            assert text_of(page(state, f"page={name}"))
+            assert text_of(page(state, f"show={name}"))
 
 
 @pytest.mark.parametrize("score", [(0.0, 0.0, 0.0), (1.0, 1.0, 1.0), (0.5, 0.0, 1.0), (0.3, 0.3, 0.3)])
@@ -271,7 +271,7 @@ def test_two_hundred_generations_fit(data: Data, name: str) -> None:
     newest = data.generations[-1]
     attempts = tuple(replace(newest, generation=n, parent=n - 1 if n else None, id=str(n)) for n in range(200))
     records = dict.fromkeys(range(1, 200), data.records[3])
-    html = page(replace(data, attempts=attempts, records=records), f"page={name}")
+    html = page(replace(data, attempts=attempts, records=records), f"show={name}")
     assert "gen-199" in text_of(html)
     assert len(html) < 400_000
     assert html.count('class="axis"') < 80
@@ -285,7 +285,7 @@ def test_strangers_text_stays_text(golden: Files, tmp_path: Path, text: str) -> 
     data = data_of(files, tmp_path)
     assert data.read_at is not None
     for name in PAGES:
-        for wanted in (f"page={name}", f"page={name}&gen=gen-1", "&".join(f"{field}={text}" for field in NAMES)):
+        for wanted in (f"show={name}", f"show={name}&gen=gen-1", "&".join(f"{field}={text}" for field in NAMES)):
             html = page(data, wanted)
             found = parsed(html)
             for link in found.links:

@@ -11,17 +11,22 @@ from query import Query
 from view import View
 from words import ago, count, moment, repo_url
 
-from pages import overview
+from pages import about, contribute, contributors, generations, overview, status
 
 PAGES: dict[str, tuple[str, Callable[[View, Query, datetime], str]]] = {
     "overview": ("Overview", overview.draw),
+    "generations": ("Generations", generations.draw),
+    "contributors": ("Contributors", contributors.draw),
+    "contribute": ("Contribute", contribute.draw),
+    "status": ("Status", status.draw),
+    "about": ("About", about.draw),
 }
 
 
 def draw(view: View, query: Query, now: datetime) -> str:
     """The whole page that was asked for, as HTML; an unknown one is the overview."""
-    page = query["page"] if query["page"] in PAGES else "overview"
-    query = Query({**query.values, "page": page})
+    page = query["show"] if query["show"] in PAGES else "overview"
+    query = Query({**query.values, "show": page})
     title, content = PAGES[page]
     base = view.data.base
     return render(
