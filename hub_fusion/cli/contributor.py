@@ -10,6 +10,16 @@ from hub_fusion.cli.output import Endpoint, Json, open_hub, open_recipe, print_j
 
 PASSED = {
     "blocked": "its account is not blocked",
+    "not_invited": "its account may contribute",
+    "blocked_ancestor": "nothing that it was made from is blocked",
+    "blocked_dataset": "none of its data sets is blocked",
+    "language_not_allowed": "its language is one of the base's",
+    "library_not_allowed": "its library is one of the base's",
+    "too_many_parameters": "it is not too large",
+    "wrong_age": "it is neither too young nor too old",
+    "quantized": "it is not quantised",
+    "unreadable_card": "its card can be read",
+    "malformed_card": "its card is well made",
     "own_repo": "it belongs to somebody else than the base",
     "opted_out": "it does not opt out",
     "no_consent": "its card says that it may be fused",

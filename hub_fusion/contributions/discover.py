@@ -3,17 +3,17 @@
 What declares the base (or an alias of it) is found by the Hub's own tag ``base_model:BASE``, finetunes and adapters
 among it by ``base_model:finetune:BASE`` and ``base_model:adapter:BASE``; ``contributions.include`` adds repositories by
 name. Every call lists everything: listing.py is for those who look again and again. A card is a stranger's text: fields
-of the wrong type count as absent. Not covered: finetunes of unlisted mirrors.
+of the wrong type count as absent, and are told (card.py). Not covered: finetunes of unlisted mirrors.
 """
 
 from __future__ import annotations
 
-import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
+from hub_fusion.contributions.card import MOST, REVISION, faults_of, languages, mapping, text, texts
 from hub_fusion.errors import HubError, HubUnreachable
 from hub_fusion.recipe import Recipe, Round
 from hub_fusion.records import Contribution, Refusal, Relation
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 RELATIONS: tuple[Relation, ...] = ("finetune", "adapter")
 OPT_IN, OPT_OUT = "hub-fusion", "no-fusion"
 BASE_TAG = "hub-fusion-base:"  # followed by the commit it was trained from: for cards that a tool rewrites
-REVISION = re.compile(r"[\w./-]{1,128}")
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -91,8 +90,9 @@ def read_included(hub: Hub, recipe: Recipe) -> Iterator[Contribution | Refusal]:
 
 def from_model_info(info: ModelInfo, relation: Relation) -> Contribution:
     """A contribution from what the Hub says about a repository."""
-    card = _mapping(getattr(info, "card_data", None))
-    ours = _mapping(card.get("hub_fusion"))
+    raw = getattr(info, "card_data", None)
+    card, files = mapping(raw), tuple(s.rfilename for s in info.siblings or [])
+    ours = mapping(card.get("hub_fusion"))
     tags = tuple(t for t in info.tags or [] if isinstance(t, str))
     bases = card.get("base_model")
     base = bases[0] if isinstance(bases, list) and len(bases) == 1 else bases
@@ -103,10 +103,10 @@ def from_model_info(info: ModelInfo, relation: Relation) -> Contribution:
         sha=str(info.sha),
         relation=relation,
         author=info.id.partition("/")[0],
-        license=_text(card.get("license")),
-        task=_text(ours.get("task")),
-        datasets=tuple(_texts(card.get("datasets")))[:20],
-        base=_text(base),
+        license=text(card.get("license")),
+        task=text(ours.get("task")),
+        datasets=texts(card.get("datasets")),
+        base=text(base),
         base_revision=revision,
         consent=(OPT_IN in tags or ours.get("contribute") is True) and "generation" not in ours,  # no other loop's base
         tags=tags,
@@ -114,31 +114,37 @@ def from_model_info(info: ModelInfo, relation: Relation) -> Contribution:
         gated=bool(info.gated),
         created_at=info.created_at,
         last_modified=info.last_modified,
-        files=tuple(s.rfilename for s in info.siblings or []),
+        files=files,
+        languages=languages(card),
+        library=text(getattr(info, "library_name", None)) or text(card.get("library_name")),
+        parameters=_count(mapping_of(getattr(info, "safetensors", None)).get("total")),
+        ancestors=tuple(_ancestors(card, tags))[:MOST],
+        faults=faults_of(raw, has_readme="README.md" in files),
     )
 
 
-def bases_of(info: ModelInfo) -> list[str]:
+def mapping_of(value: Any) -> dict[str, Any]:
+    """A mapping, or the fields of the client's object for one."""
+    return value if isinstance(value, dict) else getattr(value, "__dict__", {})
+
+
+def _count(value: Any) -> int | None:
+    return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**63 else None
+
+
+def bases_of(info: ModelInfo) -> tuple[str, ...]:
     """All bases that a repository's card declares."""
-    return list(_texts(_mapping(getattr(info, "card_data", None)).get("base_model")))[:20]
+    return texts(mapping(getattr(info, "card_data", None)).get("base_model"))
 
 
-def _mapping(value: Any) -> dict[str, Any]:
-    if hasattr(value, "to_dict"):
-        value = value.to_dict()
-    return value if isinstance(value, dict) else {}
-
-
-def _text(value: Any) -> str | None:
-    """A short printable string, or None for everything else."""
-    if not isinstance(value, str):
-        return None
-    return "".join(ch for ch in value if ch.isprintable())[:200].strip() or None
-
-
-def _texts(value: Any) -> Iterable[str]:
-    values = value if isinstance(value, list) else [value]
-    return [text for item in values if (text := _text(item))]
+def _ancestors(card: dict[str, Any], tags: Iterable[str]) -> Iterator[str]:
+    """What a model says it was made from, once each: its bases, by card and by the Hub's tags, and merged models."""
+    seen = set()
+    tagged = (tag.rpartition(":")[2] for tag in tags if tag.startswith("base_model:"))
+    for name in (*texts(card.get("base_model")), *texts(card.get("merged_models")), *tagged):
+        if name not in seen and "/" in name:
+            seen.add(name)
+            yield name
 
 
 def due(kept: Sequence[Contribution], rule: Round, now: datetime) -> str | None:

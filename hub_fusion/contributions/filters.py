@@ -9,13 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from datetime import datetime
 from functools import cached_property
 from typing import TYPE_CHECKING
 
+from hub_fusion.contributions import policy
+from hub_fusion.contributions.card import UNREADABLE
 from hub_fusion.contributions.discover import OPT_IN, OPT_OUT
 from hub_fusion.contributions.licenses import BaseLicense, check_policy, read_base_license, rule_on
 from hub_fusion.recipe import Recipe, trained_on
-from hub_fusion.records import Contribution, Refusal
+from hub_fusion.records import Contribution, Refusal, now
 
 if TYPE_CHECKING:
     from hub_fusion.hub import Hub
@@ -28,6 +31,7 @@ class Circumstances:
     recipe: Recipe
     fused: frozenset[str] = field(default_factory=frozenset)  # ``repo@sha`` of everything in any generation
     read_license: Callable[[], BaseLicense] = BaseLicense  # of the base; asked once, when the first rule wants it
+    now: datetime = field(default_factory=now)
 
     @cached_property
     def license(self) -> BaseLicense:
@@ -84,6 +88,9 @@ def blocked(c: Contribution, at: Circumstances) -> Refusal | None:
     return None
 
 
+RULES += policy.WHO
+
+
 @rule
 def already_fused(c: Contribution, at: Circumstances) -> Refusal | None:
     """Every commit is fused once."""
@@ -112,12 +119,30 @@ def opted_out(c: Contribution, at: Circumstances) -> Refusal | None:
 
 
 @rule
+def unreadable_card(c: Contribution, at: Circumstances) -> Refusal | None:
+    """Nobody can say what its author wanted."""
+    if UNREADABLE in c.faults:
+        return c.refuse("filter", "unreadable_card", f"Its card cannot be used: {UNREADABLE}.",
+                        "Mend the YAML at the head of README.md; hub-fusion check FOLDER names the line.")  # fmt: skip
+    return None
+
+
+@rule
 def no_consent(c: Contribution, at: Circumstances) -> Refusal | None:
     """Without consent nobody's work is taken (recipe: contributions.consent)."""
     if at.recipe.contributions.consent == "tag" and not c.consent:
         return c.refuse("filter", "no_consent",
                         f"Its card neither has the tag {OPT_IN} nor says hub_fusion.contribute: true.",
                         f"Add the tag {OPT_IN} to the card to contribute.")  # fmt: skip
+    return None
+
+
+@rule
+def malformed_card(c: Contribution, at: Circumstances) -> Refusal | None:
+    """To go on without a field that decides something would be to guess."""
+    if c.faults and UNREADABLE not in c.faults:
+        return c.refuse("filter", "malformed_card", f"Its card cannot be taken as it is: {'; '.join(c.faults)}.",
+                        "Mend these fields in the metadata at the head of README.md.")  # fmt: skip
     return None
 
 
@@ -161,6 +186,9 @@ def license_not_allowed(c: Contribution, at: Circumstances) -> Refusal | None:
     """Fused weights cannot be unmixed, so one restrictive licence would bind all later generations."""
     ruling = rule_on(c.license, at.license, at.recipe.contributions)
     return c.refuse("filter", ruling.code, ruling.reason, ruling.fix) if ruling.code else None
+
+
+RULES += policy.WHAT
 
 
 @rule

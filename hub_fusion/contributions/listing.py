@@ -179,4 +179,5 @@ def _but_dates(record: Contribution | Refusal | None) -> Contribution | Refusal 
     """The record without what may be told in another precision by another route."""
     if not isinstance(record, Contribution):
         return record
-    return record.model_copy(update={"created_at": None, "last_modified": None, "files": tuple(sorted(record.files))})
+    update = {"created_at": None, "last_modified": None, "files": tuple(sorted(record.files))}
+    return record.model_copy(update=update)

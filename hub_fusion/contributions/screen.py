@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hub_fusion.contributions.brought import Brought, Wanted, check_brought, check_values
-from hub_fusion.errors import HeaderError, HubError, HubUnreachable, WeightsError
+from hub_fusion.contributions.policy import refuse_standing
+from hub_fusion.errors import HeaderError, HubError, HubUnreachable, RepoMissing, WeightsError
 from hub_fusion.recipe import Recipe, Screen
 from hub_fusion.records import Contribution, Refusal, files_identity
 from hub_fusion.weights.adapter import LoraConfig, MemoryNames, plan_adapter
@@ -128,6 +129,7 @@ def screen(
             frozen=recipe.publish.kind == "adapter",
             wanted=wanted,
         )
+        refusal = refusal or _standing(hub, c, recipe)
         if refusal is None:
             try:
                 folder = spool.fetch(hub, c.repo, c.sha, files)
@@ -165,6 +167,17 @@ def screen(
         contributions.append(c.model_copy(update=update))
         sources.append(Source(source.key, source.folder, source.origin, source.relation, weight, scales[i]))
     return Screened(contributions, sources, refusals + more, measures.only(kept))
+
+
+def _standing(hub: Hub, c: Contribution, recipe: Recipe) -> Refusal | None:
+    """What the Hub itself has against it."""
+    rules = recipe.contributions
+    if rules.security_scan == "ignore" and not rules.min_downloads:
+        return None
+    try:
+        return refuse_standing(c, hub.standing(c.repo, c.sha), rules)
+    except RepoMissing as error:
+        return c.refuse("screen", "not_fetched", f"{error}.", "Nothing you can do; it is tried again next time.")
 
 
 def misfit(c: Contribution, error: MismatchError) -> Refusal:

@@ -99,6 +99,20 @@ class Hub:
 
         return self._read(fetch, repo, revision)
 
+    def standing(self, repo: str, revision: str) -> dict[str, Any]:
+        """What a listing does not tell, as the Hub puts it: ``securityRepoStatus`` and ``downloads`` among others."""
+        from huggingface_hub.utils import get_session, hf_raise_for_status
+
+        def fetch() -> dict[str, Any]:
+            url = f"{self.endpoint}/api/models/{repo}/revision/{quote(revision, safe='')}"
+            headers = self.api._build_hf_headers()
+            answer = get_session().get(url, params={"securityStatus": "true"}, headers=headers, timeout=30)
+            hf_raise_for_status(answer)
+            found = answer.json()
+            return found if isinstance(found, dict) else {}
+
+        return self._read(fetch, repo, revision)
+
     def resolve(self, repo: str, revision: str = "main") -> str:
         """The commit (40 hex) behind a branch, tag or short sha."""
         return str(self.model(repo, revision).sha)

@@ -31,7 +31,19 @@ class Contributions(Section):
     own: bool = Field(False, description="take repositories of the base's own account")
     private: bool = Field(False, description="take private repositories that the token can read")
     gated: bool = Field(False, description="take gated repositories that the token can read")
-    block: tuple[str, ...] = Field((), description="accounts or repositories never to take")
+    block: tuple[str, ...] = Field((), description="accounts or repositories never to take, nor merges of them")
+    allow: tuple[str, ...] | None = Field(None, description="only these accounts or repositories; default: everybody")
+    block_ancestors: tuple[str, ...] = Field((), description="accounts or repositories no merge of which is taken")
+    block_datasets: tuple[str, ...] = Field((), description="data sets that nothing taken may have been trained on")
+    languages: tuple[str, ...] | None = Field(None, description="only what names one of these in its card")
+    libraries: tuple[str, ...] | None = Field(None, description="only what is for one of these, transformers or peft")
+    max_parameters: int | None = Field(None, ge=1, description="as the Hub counts them")
+    min_age: timedelta = Field(timedelta(0), ge=timedelta(0), description="of the repository")
+    max_age: timedelta | None = Field(None, gt=timedelta(0), description="since its last change")
+    min_downloads: int = Field(0, ge=0)
+    security_scan: Literal["refuse", "require", "ignore"] = Field(
+        "refuse", description="refuse: what the Hub's scan calls unsafe; require: also what it has not scanned yet"
+    )
 
     @field_validator("resulting_license")
     @classmethod

@@ -64,6 +64,11 @@ class Contribution(Credit):
     created_at: Moment | None = None
     last_modified: Moment | None = None
     files: tuple[str, ...] = ()
+    languages: tuple[str, ...] = ()
+    library: str | None = None
+    parameters: int | None = Field(None, description="as the Hub counted them")
+    ancestors: tuple[str, ...] = Field((), description="repositories that card and tags say it was made from")
+    faults: tuple[str, ...] = Field((), description="what of its card cannot be taken as it is")
 
     def to_credit(self) -> Credit:
         """The part that the generation's record keeps."""

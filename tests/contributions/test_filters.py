@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 
+from hub_fusion.contributions.card import UNREADABLE
 from hub_fusion.contributions.filters import QUIET, RULES, Circumstances, check_metadata, filter_contributions
 from hub_fusion.recipe import Recipe
 from hub_fusion.records import Contribution
 
 BASE = "acme/base"
 SHA = "a" * 40
+NOW = datetime(2030, 1, 10, tzinfo=UTC)
+CODES = {"license_not_allowed": {"license_missing", "license_not_allowed", "license_unknown"},
+         "wrong_age": {"too_young", "too_old"}}  # fmt: skip
 
 
 def good(**changes: Any) -> Contribution:
@@ -25,7 +30,7 @@ def good(**changes: Any) -> Contribution:
 
 def at(fused: frozenset[str] = frozenset(), **recipe: Any) -> Circumstances:
     """The recipe's circumstances."""
-    return Circumstances(Recipe.model_validate({"base": BASE} | recipe), fused)
+    return Circumstances(Recipe.model_validate({"base": BASE} | recipe), fused, now=NOW)
 
 
 def refusing(role: str | None, contamination: str = "refuse") -> dict[str, Any]:
@@ -38,6 +43,24 @@ FAULTS: dict[str, tuple[Contribution, Circumstances, str]] = {
     "blocked account": (good(), at(contributions={"block": ["ann"]}), "blocked"),
     "blocked account, other case": (good(), at(contributions={"block": ["Ann"]}), "blocked"),
     "blocked repository": (good(), at(contributions={"block": ["Ann/Finetune"]}), "blocked"),
+    "blocked ancestor": (good(ancestors=(BASE, "eve/x")), at(contributions={"block_ancestors": ["Eve/X"]}),
+                         "blocked_ancestor"),
+    "made from a blocked account's": (good(ancestors=(BASE, "eve/x")), at(contributions={"block": ["eve"]}),
+                                      "blocked_ancestor"),
+    "not invited": (good(), at(contributions={"allow": ["bob", "cem/x"]}), "not_invited"),
+    "blocked data set": (good(datasets=("sst2", "Evil/Test")), at(contributions={"block_datasets": ["evil/test"]}),
+                         "blocked_dataset"),
+    "another language": (good(languages=("de",)), at(contributions={"languages": ["en"]}), "language_not_allowed"),
+    "no language": (good(), at(contributions={"languages": ["en"]}), "language_not_allowed"),
+    "another library": (good(library="timm"), at(contributions={"libraries": ["peft"]}), "library_not_allowed"),
+    "no library": (good(), at(contributions={"libraries": ["peft"]}), "library_not_allowed"),
+    "too many parameters": (good(parameters=11), at(contributions={"max_parameters": 10}), "too_many_parameters"),
+    "too young": (good(created_at=NOW - timedelta(hours=1)), at(contributions={"min_age": "P1D"}), "too_young"),
+    "too old": (good(last_modified=NOW - timedelta(days=9)), at(contributions={"max_age": "P7D"}), "too_old"),
+    "quantised, says the Hub": (good(tags=("hub-fusion", f"base_model:quantized:{BASE}")), at(), "quantized"),
+    "quantised, by a tool": (good(tags=("hub-fusion", "GPTQ")), at(), "quantized"),
+    "no card to speak of": (good(faults=(UNREADABLE,)), at(), "unreadable_card"),
+    "a card that cannot be taken": (good(faults=("tags is a number", "x")), at(), "malformed_card"),
     "fused before": (good(), at(frozenset({f"ann/finetune@{SHA}"})), "already_fused"),
     "the base's own account": (good(repo="Acme/x", author="Acme"), at(), "own_repo"),
     "opted out": (good(tags=("hub-fusion", "no-fusion")), at(), "opted_out"),
@@ -51,6 +74,7 @@ FAULTS: dict[str, tuple[Contribution, Circumstances, str]] = {
     "gated": (good(gated=True), at(), "gated"),
     "no licence": (good(license=None), at(), "license_missing"),
     "restrictive licence": (good(license="cc-by-nc-4.0"), at(), "license_not_allowed"),
+    "licence that nobody knows": (good(license="other"), at(), "license_unknown"),
     "licence other than the recipe's": (good(), at(contributions={"licenses": ["mit"]}), "license_not_allowed"),
     "trained on what judges, by its data set": (
         good(datasets=("imdb", "PolyAI/Banking-77")), at(evaluate=refusing("gate")), "contaminates"),
@@ -91,6 +115,23 @@ GOOD: dict[str, tuple[Contribution, Circumstances]] = {
     "trained on what judges, where that is only told": (good(task="bank"), at(evaluate=refusing("gate", "flag"))),
     "trained on what is seen anyway": (good(task="bank"), at(evaluate=refusing("seen"))),
     "trained on something else": (good(task="banks", datasets=("a/…", "b/")), at(evaluate=refusing("gate"))),
+    "invited": (good(), at(contributions={"allow": ["Ann"]})),
+    "another's data sets and ancestors are blocked": (
+        good(datasets=("sst2",), ancestors=(BASE,)),
+        at(contributions={"block_datasets": ["x"], "block_ancestors": ["eve"]}),
+    ),
+    "one language of several": (good(languages=("de", "en")), at(contributions={"languages": ["EN"]})),
+    "the right library": (good(library="PEFT"), at(contributions={"libraries": ["peft"]})),
+    "as large as may be": (good(parameters=10), at(contributions={"max_parameters": 10})),
+    "of the right age": (
+        good(created_at=NOW - timedelta(days=2)),
+        at(contributions={"min_age": "P1D", "max_age": "P7D"}),
+    ),
+    "nobody knows how old": (good(), at(contributions={"min_age": "P1D", "max_age": "P7D"})),
+    "an adapter of a quantised base": (
+        good(relation="adapter", tags=("4-bit",), files=("adapter_model.safetensors",)),
+        at(),
+    ),
     "another commit was fused": (good(), at(frozenset({"ann/finetune@" + "b" * 40}))),
 }
 
@@ -105,7 +146,7 @@ def test_a_good_contribution_passes(case: str) -> None:
 def test_every_rule_is_tested_here() -> None:
     """A rule without a fault that reaches it would be a rule that nobody has seen work."""
     reached = {code for _, _, code in FAULTS.values()}
-    assert {rule.__name__ for rule in RULES} | {"license_missing"} == reached
+    assert {code for rule in RULES for code in CODES.get(rule.__name__, {rule.__name__})} == reached
     assert reached >= QUIET
 
 

@@ -17,12 +17,15 @@ from safetensors.torch import save
 
 from hub_fusion.contribute.check import base_headers
 from hub_fusion.contributions import screen as screen_module
+from hub_fusion.contributions.brought import Brought, Wanted, check_brought
+from hub_fusion.contributions.policy import refuse_standing
 from hub_fusion.contributions.screen import check_headers, judge_tensors, votes
 from hub_fusion.errors import WeightsError
-from hub_fusion.recipe import Screen
+from hub_fusion.recipe import Contributions, Screen
 from hub_fusion.records import Contribution
 from hub_fusion.weights import deltas, remote
 from hub_fusion.weights import measure as measure_module
+from hub_fusion.weights.checkpoint import TensorSpec
 from hub_fusion.weights.measure import Measures
 from hub_fusion.weights.names import MismatchError
 
@@ -168,6 +171,48 @@ def test_votes_add_up_to_one(vote: str) -> None:
     expected = {"account": [1 / 6, 1 / 6, 1 / 2, 1 / 6], "contribution": [1 / 4] * 4}
     assert votes(people, vote) == pytest.approx(expected[vote])
     assert votes([], vote) == []
+
+
+@pytest.mark.parametrize(
+    ("found", "demand", "code"),
+    [
+        ({"scansDone": True, "filesWithIssues": []}, "require", None),
+        ({"scansDone": False, "filesWithIssues": []}, "require", "not_scanned"),
+        ({"scansDone": False, "filesWithIssues": []}, "refuse", None),
+        ({}, "require", "not_scanned"),
+        ({}, "refuse", None),
+        ({"scansDone": True, "filesWithIssues": [{"path": "x.pkl", "level": "unsafe"}]}, "refuse", "unsafe_files"),
+        ({"scansDone": True, "filesWithIssues": [{"path": "x.pkl", "level": "unsafe"}]}, "ignore", None),
+        ({"scansDone": True, "filesWithIssues": [{"path": "x.bin", "level": "caution"}]}, "require", None),
+        ({"scansDone": True, "filesWithIssues": ["?"]}, "refuse", "unsafe_files"),
+        ({"scansDone": True, "filesWithIssues": 5}, "require", None),
+    ],
+)
+def test_the_hubs_own_scan_is_listened_to(found: dict[str, Any], demand: str, code: str | None) -> None:
+    """Only what it calls unsafe counts; the Hub's answer may have any form."""
+    rules = Contributions.model_validate({"security_scan": demand})
+    refusal = refuse_standing(crowd(1)[0], {"securityRepoStatus": found}, rules)
+    assert (refusal.code if refusal else None) == code
+
+
+def test_downloads_are_those_of_today() -> None:
+    """They change without any commit, so no listing that is kept can tell them."""
+    rules = Contributions(min_downloads=3)
+    found = [refuse_standing(crowd(1)[0], {"downloads": number}, rules) for number in (2, 3, None, "x")]
+    assert [r.code if r else None for r in found] == ["few_downloads", None, None, None]
+
+
+def test_statistics_larger_than_any_of_this_base_are_not_read() -> None:
+    """Told by the listing alone; what would read them is never called."""
+    wanted = Wanted(("fisher",), 1e-6, True, frozenset)
+    base = {"w": TensorSpec("w", "F32", (4, 4), "model.safetensors", 0, 64)}
+
+    def read() -> Any:
+        raise AssertionError("it was read")
+
+    refusal = check_brought(crowd(1)[0], wanted, Brought(10**12, read, None), base, base, {"w": "w"})
+    assert refusal is not None
+    assert (refusal.code, bool(refusal.fix)) == ("statistics_too_large", True)
 
 
 # on a Hub ------------------------------------------------------------------------------------------------------------

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
+from hub_fusion.candidates import _why
+from hub_fusion.evaluate.search import Found, Tried
 from hub_fusion.evaluate.suite import measure
-from hub_fusion.records import Generation
+from hub_fusion.records import Generation, Trial, Verdict
 
 from .world import AUTHORS, Tensors, World, harmful, honest, judged
 
@@ -142,3 +145,13 @@ def test_gen_0_is_measured_again_by_a_new_suite(empty: World, task: Path) -> Non
     root = hub.snapshot("acme/base", hub.resolve("acme/base", "gen-0"), ("*.json", "*.safetensors"))
     alone = measure(root, recipe.evaluate, weights_sha256="0" * 64).scores.mean("gate")
     assert rule.change == pytest.approx(outcome.record.verdict.candidate - alone) and rule.low is not None
+
+
+def test_who_is_not_in_the_soup_is_told_both_means() -> None:
+    """Nothing is wrong with it, and it comes again."""
+    trial = Trial(kind="with", members=3, step=1.0, candidate=0.5, accepted=True)
+    nothing: Any = None  # of the best candidate only its mean is told
+    best = Tried(("a",), 1.0, nothing, Verdict.model_construct(candidate=0.625))
+    code, reason, fix = _why(trial, Found(best, (trial,), {}))
+    assert (code, bool(fix)) == ("not_in_soup", True)
+    assert "0.5000 with those that were better, 0.6250 without it" in reason
