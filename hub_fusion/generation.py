@@ -30,6 +30,7 @@ from hub_fusion.forecast import check_room, forecast, free_disk, free_memory
 from hub_fusion.hub import Hub
 from hub_fusion.merge import find_method
 from hub_fusion.provenance import Clock, hardware, versions
+from hub_fusion.publish.channel import keep_stable
 from hub_fusion.publish.commit import PublishConflict, publish
 from hub_fusion.publish.keep import keep_contributions
 from hub_fusion.publish.state import BaseState, check_base, fused_credits, fused_keys, open_base
@@ -97,6 +98,8 @@ def _round(
         known = bool(before) or any(entry.id == id for entry in state.index.entries)
         if listing is None or known or reason is None or listing.confirm(hub, recipe, chosen):
             break
+    if not dry_run:
+        keep_stable(hub, state, recipe.publish.hold_back, status.stable, say)
     meter = Meter.open(recipe.budget, work, state.next_generation, status)
     refusals += [refusal for attempt in before for refusal in attempt.refusals if refusal.stage == "screen"]
     if dry_run or known or reason is None:

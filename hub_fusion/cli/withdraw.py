@@ -1,4 +1,4 @@
-"""Command for those who must take a published generation back: rollback."""
+"""Commands about a generation that is published: rollback, promote."""
 
 from __future__ import annotations
 
@@ -31,4 +31,25 @@ def rollback(
     say(f"{generation} is withdrawn: main of {repo} has the weights of gen-{target} again ({revision[:8]})")
 
 
-COMMANDS = [rollback]
+def promote(
+    repo: str = typer.Argument(..., help="The base's repository."),
+    generation: str = typer.Argument(..., metavar="gen-N", help="The generation to make stable."),
+    endpoint: str | None = Endpoint, json: bool = Json,
+) -> None:  # fmt: skip
+    """Put the tag stable on a generation before the recipe's publish.hold_back is over."""
+    from hub_fusion.publish.channel import promote as make_stable
+    from hub_fusion.publish.state import open_base
+    from hub_fusion.records import generation_number
+
+    number = generation_number(generation)
+    if number is None:
+        raise typer.BadParameter(f"give a generation like gen-3, not {generation!r}")
+    hub = open_hub(endpoint)
+    state = open_base(hub, repo)
+    make_stable(hub, state, number)
+    if json:
+        return print_json({"repo": repo, "stable": generation, "revision": state.revisions[number]})
+    say(f'{generation} is stable: from_pretrained("{repo}", revision="stable")')
+
+
+COMMANDS = [rollback, promote]

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import parse_qs, quote, urlsplit
 
 from hub_fusion import __version__
-from hub_fusion.errors import HubConflict, HubError
+from hub_fusion.errors import HubConflict, HubError, RepoMissing
 from hub_fusion.hub.calls import Calls
 from hub_fusion.hub.facts import LIST_FIELDS, CommitInfo, FileInfo, model_info
 from hub_fusion.hub.ranges import Ranges
@@ -242,6 +242,13 @@ class Hub:
             there = self.tags(repo).get(tag)
             if there != revision:
                 raise HubConflict(f"tag {tag} of {repo} is on {there}, not on {revision}") from None
+
+    def delete_tag(self, repo: str, tag: str) -> None:
+        """Remove a tag if it is there."""
+        try:
+            self._calls.again(lambda: self.api.delete_tag(repo, tag=tag), repo, tag)
+        except RepoMissing:
+            return  # somebody else was first, or the answer of a first try was lost
 
     def create_branch(self, repo: str, branch: str) -> None:
         """Start a branch at main if it is not there."""

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from hub_fusion.errors import RecordError
 from hub_fusion.hub import FileInfo, Hub
+from hub_fusion.publish.channel import set_stable
 from hub_fusion.publish.commit import CARD, card_for
 from hub_fusion.publish.lineage import INDEX_PATH
 from hub_fusion.publish.state import BaseState, read_record, record_path
@@ -49,7 +50,10 @@ def roll_back(
     texts[CARD] = card_for(hub, state, target, index, there)
     operations += [CommitOperationAdd(path, text.encode()) for path, text in texts.items()]
     title = withdrawal_title(min(gone), target)
-    return hub.commit(state.repo, operations, title, description=reason, parent=state.head), target
+    revision = hub.commit(state.repo, operations, title, description=reason, parent=state.head)
+    if state.stable in {state.revisions[number] for number in gone}:
+        set_stable(hub, state, target)
+    return revision, target
 
 
 def withdrawn_by(index: Index, generation: int) -> tuple[set[int], int]:

@@ -27,6 +27,7 @@ class BaseState:
     index: Index
     revisions: dict[int, str]  # generation → commit
     index_is_new: bool  # no lineage yet: the first generation starts it
+    stable: str | None = None  # commit of the tag of that name
 
     @property
     def newest(self) -> IndexEntry:
@@ -66,7 +67,9 @@ def open_base(hub: Hub, repo: str, root: str | None = None, *, mend: bool = True
 
     Raises RepoMissing if there is no such repository, RecordError or HubConflict for a lineage that cannot be read.
     """
-    revisions = _generation_tags(hub, repo)  # before the head: whatever is tagged here is on the main that is read next
+    tags = hub.tags(repo)  # before the head: whatever is tagged here is on the main that is read next
+    revisions = {number: sha for tag, sha in tags.items() if (number := generation_number(tag)) is not None}
+    stable = tags.get("stable")
     branches = hub.branches(repo)
     if "main" not in branches:
         raise RepoMissing(f"{repo} has no branch main on {hub.endpoint}")
@@ -84,7 +87,7 @@ def open_base(hub: Hub, repo: str, root: str | None = None, *, mend: bool = True
             if mend:
                 hub.tag(repo, "gen-0", head, "The root: weights from before the first fuse")
             revisions[0] = head
-        return BaseState(repo, head, root_index(repo, root, revisions[0], now()), revisions, True)
+        return BaseState(repo, head, root_index(repo, root, revisions[0], now()), revisions, True, stable)
     for entry in index.generations:
         number = entry.generation or 0
         if number not in revisions:
@@ -93,7 +96,7 @@ def open_base(hub: Hub, repo: str, root: str | None = None, *, mend: bool = True
                 hub.tag(repo, f"gen-{number}", revisions[number], f"Generation {number}")
     if not index.generations or index.generations[-1].generation not in revisions:
         raise RecordError(f"{repo}/{INDEX_PATH} lists no generation: restore it from an earlier commit")
-    return BaseState(repo, head, index, revisions, False)
+    return BaseState(repo, head, index, revisions, False, stable)
 
 
 def check_base(hub: Hub, state: BaseState) -> None:
@@ -151,11 +154,6 @@ def _fused(hub: Hub, state: BaseState) -> Iterator[tuple[IndexEntry, Generation]
     for entry in state.index.generations:
         if entry.generation and entry.contributions:
             yield entry, read_record(hub, state.repo, entry.generation, state.revisions[entry.generation])
-
-
-def _generation_tags(hub: Hub, repo: str) -> dict[int, str]:
-    tags = hub.tags(repo).items()
-    return {n: sha for tag, sha in tags if (n := generation_number(tag)) is not None}
 
 
 def _check_root(hub: Hub, repo: str, head: str) -> None:

@@ -46,6 +46,11 @@ def tell_error(hub: Hub, repo: str, error: str) -> None:
     _write(hub, repo, lambda status: status.model_copy(update={"last_error": error[:2000]}))
 
 
+def tell_stable(hub: Hub, repo: str, generation: int) -> None:
+    """That a generation is promoted, before its tag is set."""
+    _write(hub, repo, lambda status: status.model_copy(update={"stable": generation}))
+
+
 def tell_headroom(hub: Hub, repo: str, headroom: Headroom) -> None:
     """What was spent, where a round ends without a record of it."""
     _write(hub, repo, lambda status: status.model_copy(update={"headroom": headroom}))

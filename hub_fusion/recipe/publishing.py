@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import Literal
 
 from pydantic import Field
@@ -17,6 +18,9 @@ class Publish(Section):
     keep_formats: bool = Field(False, description="leave .bin, .h5 and other stale weight files beside the new weights")
     kind: Literal["weights", "adapter"] = Field(
         "weights", description="adapter: the base's weights stay frozen, and a generation is a LoRA adapter of them"
+    )
+    hold_back: timedelta | None = Field(
+        None, ge=timedelta(0), description="how long a generation is a candidate before it is stable; null: for ever"
     )
     rank: int = Field(16, ge=1, le=1024, description="of a generation that is an adapter")
 

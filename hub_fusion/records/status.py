@@ -39,4 +39,5 @@ class Status(Record):
     rejected: tuple[Attempt, ...] = Field((), description="attempts the gate rejected since the newest generation")
     last_error: str | None = None
     headroom: Headroom | None = None
+    stable: int | None = Field(None, description="the generation that was promoted to be stable last")
     commits: int = Field(0, description="of this file; the branch is squashed at every 50th")
