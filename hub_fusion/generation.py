@@ -19,7 +19,8 @@ from hub_fusion.candidates import Workshop, best_candidate
 from hub_fusion.contributions.discover import EPOCH, choose, discover, due
 from hub_fusion.contributions.filters import QUIET, Circumstances, filter_contributions
 from hub_fusion.contributions.listing import Listing
-from hub_fusion.contributions.origin import Generations, identify_weights, resolve_origin
+from hub_fusion.contributions.nearest import Nearest
+from hub_fusion.contributions.origin import Generations, identify_weights, resolve_origin, too_old
 from hub_fusion.contributions.screen import Screened, screen
 from hub_fusion.errors import BudgetSpent, RecipeError
 from hub_fusion.evaluate.heads import fit_heads
@@ -173,7 +174,13 @@ def screen_round(
     if not generations.commits:  # nobody has tagged the root yet: a stage that runs alone does not
         generations = Generations(((0, state.revision, EPOCH),), {state.revision: 0})
     fused, refusals, fresh = fused_keys(hub, state), list[Refusal](), list[Contribution]()
-    for found in (resolve_origin(identify_weights(c, hub), generations, hub, frozen=is_adapter) for c in chosen):
+    nearest = None if is_adapter else Nearest(hub, recipe.base, {number: sha for number, sha, _ in generations.commits})
+    for c in chosen:
+        found = resolve_origin(identify_weights(c, hub), generations, hub, frozen=is_adapter, nearest=nearest)
+        if isinstance(found, Contribution):
+            if found.known_by == "tensors" and found.base_revision:
+                say(f"{c.repo} says it started from {found.base_revision}; its weights say gen-{found.generation}")
+            found = too_old(found, state.generation, recipe.round) or found
         if isinstance(found, Refusal):
             refusals.append(found)
         elif found.weights_sha256 in fused:
@@ -185,18 +192,18 @@ def screen_round(
     chosen = fresh
     needed = sorted({c.generation or 0 for c in chosen})
     if is_adapter:
-        return _screen_frozen(recipe, hub, compute, generations, fresh, refusals, work, say)
+        return _screen_frozen(recipe, hub, compute, state, generations, fresh, refusals, work, say)
     folders = {n: fetch_checkpoint(hub, recipe.base, generations.revision(n)) for n in needed}
     spool = Spool(work / "spool", recipe.screen.spool_bytes)
     spool.retain(c.key for c in chosen)
     base = fetch_checkpoint(hub, recipe.base, state.head, residual=True)  # its weights, with the configuration of today
-    screened = screen(hub, chosen, recipe, base, folders, spool, compute, say)
+    screened = screen(hub, chosen, recipe, base, folders, spool, compute, say, newest=state.generation)
     return base, replace(screened, refusals=[*refusals, *screened.refusals])
 
 
 def _screen_frozen(
-    recipe: Recipe, hub: Hub, compute: Compute, generations: Generations, chosen: list[Contribution],
-    refusals: list[Refusal], work: Path, say: Say,
+    recipe: Recipe, hub: Hub, compute: Compute, state: BaseState, generations: Generations,
+    chosen: list[Contribution], refusals: list[Refusal], work: Path, say: Say,
 ) -> tuple[Path, Screened]:  # fmt: skip
     """`screen_round` where generations are adapters: what is screened is what each learned since its origin."""
     shutil.rmtree(work / "changes", ignore_errors=True)
@@ -205,7 +212,8 @@ def _screen_frozen(
     spool = Spool(work / "spool", recipe.screen.spool_bytes)
     spool.retain(c.key for c in chosen)
     origins = dict.fromkeys(revisions, frozen.root)
-    screened = screen(hub, chosen, recipe, frozen.root, origins, spool, compute, say, frozen.since_origin)
+    screened = screen(hub, chosen, recipe, frozen.root, origins, spool, compute, say, frozen.since_origin,
+                      newest=state.generation)  # fmt: skip
     return frozen.root, replace(screened, refusals=[*refusals, *screened.refusals])
 
 

@@ -1,7 +1,11 @@
 """Which generation a contribution started from, and how that is known.
 
-In order of trust: the card's ``hub_fusion.base_revision`` (a sha or a tag), PEFT's ``revision``, else the newest
-generation that existed when the contribution's repository was made. Not covered: measuring it from the weights.
+In order of trust: the card's ``hub_fusion.base_revision`` (a sha or a tag), PEFT's ``revision``, a few slices of its
+tensors (nearest.py), else the newest generation that existed when the contribution's repository was made.
+
+Where the slices certainly contradict a card, they are believed: most wrong cards are mistakes, and the change against
+the generation that the weights started from is what was learned, whatever the card says. A card that names an older
+generation to have the base's own progress counted as its author's gains nothing by it.
 """
 
 from __future__ import annotations
@@ -14,9 +18,11 @@ from datetime import datetime
 from typing import TYPE_CHECKING
 
 from hub_fusion.errors import HubError, HubUnreachable, RepoMissing
+from hub_fusion.recipe import Round
 from hub_fusion.records import Contribution, KnownBy, Refusal, generation_number, restored_generation, weights_identity
 
 if TYPE_CHECKING:
+    from hub_fusion.contributions.nearest import Nearest
     from hub_fusion.hub import Hub
 
 
@@ -65,29 +71,48 @@ class Generations:
 
 
 def resolve_origin(
-    contribution: Contribution, generations: Generations, hub: Hub, *, frozen: bool = False
-) -> Contribution | Refusal:
+    contribution: Contribution, generations: Generations, hub: Hub, *, frozen: bool = False,
+    nearest: Nearest | None = None,
+) -> Contribution | Refusal:  # fmt: skip
     """The contribution with generation, origin_revision and known_by filled in.
 
     Where the base's weights are `frozen`, PEFT's ``revision`` names them and not the adapter that was gone on with.
+    With `nearest` the weights of finetunes are asked.
 
-    A refusal where its card claims a revision that no generation has: its change would be taken against other weights.
+    A refusal where its card claims a revision that no generation has, and its weights do not tell: its change would be
+    taken against other weights.
     """
     claims: list[tuple[str | None, KnownBy]] = [(contribution.base_revision, "card")]
     if contribution.relation == "adapter" and not frozen:
         claims.append((_peft_revision(contribution, hub), "peft"))
+    found: tuple[int, KnownBy] | None = None
     for claim, known_by in claims:
-        found = generations.find(claim) if claim else None
-        if found is not None:
-            return _with(contribution, found, generations, known_by)
+        number = generations.find(claim) if claim and not found else None
+        found = found if number is None else (number, known_by)
+    date = contribution.created_at
+    guess = found[0] if found else generations.at(date) if date else generations.commits[-1][0]
+    measured = nearest.generation(contribution, guess) if nearest else None
+    if measured is not None and not (found and found[0] == measured):
+        return _with(contribution, measured, "tensors", generations)
+    if found:
+        return _with(contribution, *found, generations)
     if contribution.base_revision:
         return contribution.refuse(
             "screen", "unknown_revision",
             f"Its card says that it started from {contribution.base_revision}, which is no generation of the base.",
             "Set hub_fusion.base_revision to the commit or tag it was trained from.")  # fmt: skip
-    if contribution.created_at:
-        return _with(contribution, generations.at(contribution.created_at), generations, "date")
-    return _with(contribution, generations.commits[-1][0], generations, "assumed")
+    return _with(contribution, guess, "date" if date else "assumed", generations)
+
+
+def too_old(c: Contribution, newest: int, rule: Round) -> Refusal | None:
+    """Why a contribution started too long ago, if it did. What it learned is of weights that the base has left."""
+    age = newest - (c.generation or 0)
+    if rule.max_age is None or age <= rule.max_age:
+        return None
+    return c.refuse(
+        "screen", "too_old",
+        f"It started from gen-{c.generation or 0}, {age} generations ago; at most {rule.max_age} are allowed.",
+        f"Train again from gen-{newest}.")  # fmt: skip
 
 
 def identify_weights(contribution: Contribution, hub: Hub) -> Contribution:
@@ -100,7 +125,7 @@ def identify_weights(contribution: Contribution, hub: Hub) -> Contribution:
     return contribution.model_copy(update={"weights_sha256": weights_identity(digests) if digests else None})
 
 
-def _with(contribution: Contribution, generation: int, generations: Generations, known_by: KnownBy) -> Contribution:
+def _with(contribution: Contribution, generation: int, known_by: KnownBy, generations: Generations) -> Contribution:
     update = {"generation": generation, "origin_revision": generations.revision(generation), "known_by": known_by}
     return contribution.model_copy(update=update)
 

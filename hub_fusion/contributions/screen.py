@@ -109,10 +109,11 @@ def check_headers(
 
 def screen(
     hub: Hub, chosen: Sequence[Contribution], recipe: Recipe, base_folder: Path, origins: Mapping[int, Path],
-    spool: Spool, compute: Compute, say: Say, prepare: Prepare = lambda c, source: (c, source),
+    spool: Spool, compute: Compute, say: Say, prepare: Prepare = lambda c, source: (c, source), *, newest: int = 0,
 ) -> Screened:  # fmt: skip
     """Headers, download into the spool, one pass over all tensors. `origins` maps generations to their folders.
 
+    `newest`: the generation that is fused onto, from which ages are counted.
     `prepare` may put something else in the place of a downloaded contribution, or raise WeightsError.
     """
     base = Checkpoint.open(base_folder)
@@ -157,7 +158,8 @@ def screen(
     weights = votes([spooled[i][0] for i in kept], recipe.merge.vote)
     effective = [0.0] * len(spooled)
     for i, weight in zip(kept, weights, strict=True):
-        scales[i] = scales[i] if recipe.merge.cap else 1.0
+        age = max(newest - (spooled[i][0].generation or 0), 0)
+        scales[i] = (scales[i] if recipe.merge.cap else 1.0) * recipe.round.age_discount**age
         effective[i] = weight * scales[i]
     contributions, sources = [], []
     for i, weight in zip(kept, weights, strict=True):

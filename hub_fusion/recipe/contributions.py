@@ -70,6 +70,13 @@ class Round(Section):
     max_contributions: int = Field(32, ge=1)
     max_wait: timedelta = Field(timedelta(days=7), description="after this wait of the oldest, two are enough")
     choose: Literal["newest", "oldest", "diverse", "all"] = "diverse"
+    age_discount: float = Field(
+        1.0,
+        gt=0,
+        le=1,
+        description="what a change is multiplied with for each generation since the one it started from",
+    )
+    max_age: int | None = Field(None, ge=0, description="refuse what started from a generation older than so many")
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:

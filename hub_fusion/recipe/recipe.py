@@ -138,6 +138,8 @@ class Recipe(Section):
         keep["merge"].pop("residual")  # decides the weights of the next generation, through the base
         if self.publish.kind == "adapter":
             keep["publish"] = {"kind": self.publish.kind, "rank": self.publish.rank}
+        ages = self.round.model_dump(mode="json", include={"age_discount", "max_age"}, exclude_defaults=True)
+        keep |= {"round": ages} if ages else {}
         return json.dumps(keep, sort_keys=True, separators=(",", ":"))
 
     @staticmethod

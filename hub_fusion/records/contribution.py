@@ -12,7 +12,7 @@ from hub_fusion.errors import RecordError
 from hub_fusion.records.record import Moment, Record, Sha, Sha256
 
 Relation = Literal["finetune", "adapter"]
-KnownBy = Literal["card", "peft", "date", "assumed"]
+KnownBy = Literal["card", "peft", "tensors", "date", "assumed"]
 Stage = Literal["discover", "filter", "screen", "fuse"]
 
 
@@ -34,7 +34,7 @@ class Credit(Record):
         None, description="Euclidean norm of its task vector over the fused tensors, before the cap"
     )
     cosine: float | None = Field(None, description="cosine of its task vector with the weighted mean of all")
-    scale: float = Field(1.0, description="what the cap multiplied its task vector with; 1 means untouched")
+    scale: float = Field(1.0, description="what cap and age multiplied its task vector with; 1: untouched")
     weights_sha256: str | None = Field(None, description="its weight files' identity, whatever repository and commit")
     files_sha256: Sha256 | None = Field(
         None, description="sha256 over names and digests of the files that were read; an archived copy has the same"
@@ -42,7 +42,7 @@ class Credit(Record):
 
     @property
     def clipped(self) -> bool:
-        """Whether the norm cap made its task vector shorter."""
+        """Whether the norm cap, or its age, made its task vector shorter."""
         return self.scale < 1.0
 
     @property
