@@ -5,6 +5,7 @@ No ``__init__.py`` here: pytest would import this folder as a package called ``s
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -13,10 +14,13 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
-from dashboards import Dashboard, Files, Start, read_golden
+from browsers import CHROMIUM
+from dashboards import BASE, Dashboard, Files, Start, read_golden, upload
 from huggingface_hub import HfApi
+from states import STATES
 
 from hub_fusion.cli.space import free_port
 from hub_fusion.local_hub import LocalHub, add_user, serve
@@ -76,3 +80,58 @@ def start(tmp_path_factory: pytest.TempPathFactory) -> Start:
         assert "Traceback" not in said.read_text(), said.read_text()
 
     return run
+
+
+@pytest.fixture(scope="session")
+def shown(hub: LocalHub, acme: HfApi, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """state → the address of a dashboard that shows it; one process serves all, each when it is first asked for."""
+    folder = tmp_path_factory.mktemp("shown")
+    dead, nothing = "http://127.0.0.1:9", str(folder / "nothing")
+
+    def place(state: str) -> dict[str, str]:
+        if state == "dead":
+            return {"base": BASE, "endpoint": dead, "snapshot": str(read_golden().write(folder / state))}
+        if state == "nowhere":
+            return {"base": BASE, "endpoint": dead, "snapshot": nothing}
+        if state == "big":  # through the snapshot: as much as a Space starts with
+            return {"base": BASE, "endpoint": dead, "snapshot": str(STATES[state]().write(folder / state))}
+        base = {"unset": "", "missing": "acme/missing"}.get(state, f"acme/state-{state}")
+        if state == "empty":
+            acme.create_repo(base)
+        elif state in STATES:
+            upload(acme, base, STATES[state]())
+        return {"base": base, "endpoint": hub.url, "snapshot": nothing}
+
+    keep = {name: os.environ[name] for name in ("PATH", "LD_LIBRARY_PATH") if name in os.environ}
+    with (folder / "said.txt").open("w") as said, subprocess.Popen(
+        [sys.executable, str(Path(__file__).with_name("serve_states.py"))], stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE, stderr=said, text=True, env=keep | {"HOME": str(folder), "OMP_NUM_THREADS": "1"},
+    ) as process:  # fmt: skip
+        assert process.stdin is not None
+        assert process.stdout is not None
+        known: dict[str, str] = {}
+
+        def address(state: str) -> str:
+            if state not in known:
+                print(json.dumps(place(state) | {"port": free_port()}), file=process.stdin, flush=True)
+                known[state] = process.stdout.readline().strip().rstrip("/")
+                assert known[state], (folder / "said.txt").read_text()
+            return known[state]
+
+        try:
+            yield address
+        finally:
+            process.kill()
+    assert "Traceback" not in (text := (folder / "said.txt").read_text()), text
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Any]:
+    """One Chromium for all tests."""
+    playwright = pytest.importorskip("playwright.sync_api")
+    with playwright.sync_playwright() as browsers:
+        chromium = browsers.chromium.launch(
+            executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+        )
+        yield chromium
+        chromium.close()
