@@ -8,7 +8,7 @@ and run again: the same contributions give the same bytes, and a generation is p
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -220,9 +220,12 @@ def _screen_frozen(
 def finish_round(
     recipe: Recipe, hub: Hub, compute: Compute, state: BaseState, base: Path, screened: Screened,
     refusals: list[Refusal], id: str, work: Path, clock: Clock, say: Say, progress: Progress | None = None, *,
-    dry_run: bool = False, meter: Meter | None = None,
+    dry_run: bool = False, meter: Meter | None = None, onto: str | None = None, beside: Mapping[str, str] | None = None,
 ) -> Outcome:  # fmt: skip
-    """Fuse, measure, judge and publish what passed the screen. `dry_run` stops before the Hub is changed."""
+    """Fuse, measure, judge and publish what passed the screen. `dry_run` stops before the Hub is changed.
+
+    `onto` is the commit that `base` was read at, if it is not main's; `beside` are texts for the generation's commit.
+    """
     check_recipe(recipe)
     refusals = [refusal for refusal in refusals if refusal.code not in QUIET]
     frozen = None
@@ -245,7 +248,7 @@ def finish_round(
         contributions=credits, refusals=tuple(refusals),
         method=recipe.merge.method, step=verdict.step,
         formula=Formula(options=find_method(recipe.merge.method).options | recipe.merge.options,  # defaults may change
-                        seed=recipe.merge.seed, heads=recipe.merge.heads, base_revision=state.head,
+                        seed=recipe.merge.seed, heads=recipe.merge.heads, base_revision=onto or state.head,
                         residual=recipe.merge.residual,
                         rank=recipe.publish.rank if frozen else None),
         parent_scores=chosen.parent.scores, candidate_scores=chosen.candidate.scores, analysis=analysis,
@@ -269,7 +272,7 @@ def finish_round(
     rejected = tuple(attempt for attempt in read_status(hub, state).rejected if attempt.id != id)
     revision = publish(hub, state, work / "candidate", generation, rejected, license=recipe.license,
                        keep_formats=recipe.publish.keep_formats, keep_heads=recipe.heads.kind == "keep",
-                       say=say)  # fmt: skip
+                       beside=beside, say=say)  # fmt: skip
     tell_published(hub, state, generation, rejected)
     spool.empty()
     return Outcome("published", verdict.reason, recipe.base, generation.generation, generation, revision,

@@ -38,6 +38,7 @@ BELOW = {  # part → what it may import, besides itself
     "forecast": {"budget", "publish", "weights"} | SHARED,
     "generation": {"budget", "candidates", "forecast", "contributions", "evaluate", "publish", "weights", "merge"}
     | SHARED,
+    "subtract": {"generation", "replan", "contributions", "publish", "weights"} | SHARED,
     "replan": {"publish", "weights"} | SHARED,
     "reproduce": {"replan", "publish", "weights"} | SHARED,
     "replay": {"replan", "evaluate", "publish", "weights", "merge"} | SHARED,

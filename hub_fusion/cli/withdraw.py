@@ -1,10 +1,26 @@
-"""Commands about a generation that is published: rollback, promote."""
+"""Commands about a generation that is published: rollback, promote, subtract."""
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import typer
 
-from hub_fusion.cli.output import Endpoint, Json, open_hub, print_json, say
+from hub_fusion.cli.loop import conclude
+from hub_fusion.cli.output import (
+    Endpoint,
+    Json,
+    RecipeFile,
+    Settings,
+    Work,
+    byte_bar,
+    open_compute,
+    open_hub,
+    open_recipe,
+    print_json,
+    say,
+    work_folder,
+)  # fmt: skip
 
 
 def rollback(
@@ -52,4 +68,27 @@ def promote(
     say(f'{generation} is stable: from_pretrained("{repo}", revision="stable")')
 
 
-COMMANDS = [rollback, promote]
+def subtract(
+    target: str = typer.Argument(..., metavar="REPO", help="The contribution's repository."),
+    reason: str = typer.Option(..., "--reason", help="One sentence, for the card and the records."),
+    recipe: Path = RecipeFile, settings: list[str] = Settings, endpoint: str | None = Endpoint,
+    work: Path | None = Work, json: bool = Json,
+) -> None:  # fmt: skip
+    """Make the next generation without a contribution: the newest one, fused again from its record.
+
+    Exit code 3 if the gate refuses it. What later contributors trained on it cannot be untrained; then nothing is done.
+    """
+    from hub_fusion.subtract import subtract as leave_out
+
+    rules, hub, compute = open_recipe(recipe, settings), open_hub(endpoint), open_compute()
+    if not compute.is_main:
+        return compute.serve()
+    try:
+        outcome = leave_out(rules, hub, compute, target, " ".join(reason.split()), say=say,
+                            work=work_folder(work, rules.base), progress=byte_bar("fusing"))  # fmt: skip
+    finally:
+        compute.close()
+    conclude(outcome, json)
+
+
+COMMANDS = [rollback, promote, subtract]

@@ -61,6 +61,7 @@ def lineage_with(state: BaseState, record: Generation, rejected: tuple[Attempt, 
 def plan_commit(
     candidate: Path, record: Generation, index: Index, rejected: tuple[Attempt, ...], card: str,
     there: Mapping[str, FileInfo], *, keep_formats: bool = False, keep_heads: bool = False,
+    beside: Mapping[str, str] | None = None,
 ) -> list[Operation]:  # fmt: skip
     """What the commit does: the candidate's weights, card and records come, stale weight files go.
 
@@ -77,6 +78,7 @@ def plan_commit(
     files |= {path.relative_to(candidate).as_posix(): path for path in heads}
     texts = {CARD: card, record_path(record.generation): record.to_json(indent=1) + "\n",
              INDEX_PATH: index.to_json(indent=1) + "\n", RECIPE_PATH: record.recipe}  # fmt: skip
+    texts |= beside or {}
     texts |= {f"fusion/attempts/{a.id}.json": a.to_json(indent=1) + "\n" for a in rejected}
     adds = [CommitOperationAdd(name, path) for name, path in files.items()]
     adds += [CommitOperationAdd(path, text.encode()) for path, text in texts.items()]
@@ -90,7 +92,8 @@ def plan_commit(
 
 def publish(
     hub: Hub, state: BaseState, candidate: Path, record: Generation, rejected: tuple[Attempt, ...], *,
-    license: str | None = None, keep_formats: bool = False, keep_heads: bool = False, say: Say = lambda _: None,
+    license: str | None = None, keep_formats: bool = False, keep_heads: bool = False,
+    beside: Mapping[str, str] | None = None, say: Say = lambda _: None,
 ) -> str:  # fmt: skip
     """Commit and tag a generation; gives its commit.
 
@@ -103,7 +106,7 @@ def publish(
         there = hub.files(state.repo, head)
         card = _card(hub, state, record, index, head, there, license)
         operations = plan_commit(candidate, record, index, rejected, card, there, keep_formats=keep_formats,
-                                 keep_heads=keep_heads)  # fmt: skip
+                                 keep_heads=keep_heads, beside=beside)  # fmt: skip
         taken = hub.tags(state.repo).get(tag)
         if taken and hub.branches(state.repo)["main"] == head:  # else it is on a generation that came in between
             raise HubConflict(

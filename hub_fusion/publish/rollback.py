@@ -39,7 +39,7 @@ def roll_back(
 
     gone, target = withdrawn_by(state.index, generation)
     withdrawal = Withdrawal(reason=reason, at=now(), to_generation=target, verdict=verdict, suite=suite)
-    index = _marked(state.index, gone, withdrawal)
+    index = marked(state.index, gone, withdrawal)
     there = hub.files(state.repo, state.head)
     operations = _weights_back(hub, state, target, there)
     texts = {INDEX_PATH: index.to_json(indent=1) + "\n"}
@@ -72,7 +72,8 @@ def withdrawn_by(index: Index, generation: int) -> tuple[set[int], int]:
     return gone, entry.parent_generation
 
 
-def _marked(index: Index, gone: set[int], withdrawal: Withdrawal) -> Index:
+def marked(index: Index, gone: set[int], withdrawal: Withdrawal) -> Index:
+    """The index with these generations withdrawn."""
     update = {"status": "yanked", "reason": f"withdrawn: {withdrawal.reason}"[:400]}
     entries = tuple(e.model_copy(update=update) if e.generation in gone else e for e in index.entries)
     return index.model_copy(update={"entries": entries, "updated_at": max(index.updated_at, withdrawal.at)})

@@ -136,6 +136,7 @@ def fused_keys(hub: Hub, state: BaseState) -> frozenset[str]:
     keys: set[str] = set()
     for entry, record in _fused(hub, state):
         keys.add(weights_identity(record.weights.values()))
+        keys.update(f"{r.repo}@{r.sha}" for r in record.refusals if r.code == "subtracted")  # not to come in again
         if entry.status == "yanked":
             continue  # what went into it went out again with it
         for credit in record.contributions:
