@@ -21,11 +21,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from hub_fusion.errors import RecipeError
-from hub_fusion.recipe import Column
+from hub_fusion.recipe import Column, Part
 
 if TYPE_CHECKING:
     import pyarrow
 
+PARTS: dict[Part, tuple[str, ...]] = {"train": ("train",), "gate": ("gate", "validation"), "report": ("report", "test")}
 SUFFIXES = (".npz", ".csv", ".parquet", ".txt")
 MOST_BYTES = 100 * 2**20  # of plain text
 MOST_FILE_BYTES = 2 * 2**30
@@ -53,8 +54,17 @@ class Examples:
         return Examples(self.inputs[rows], self.labels[rows], self.names, self.labelled)
 
 
-def read_examples(file: Path, columns: Columns | None = None) -> Examples:
-    """The examples in `file`, at least one. Raises RecipeError that names file, broken law and remedy."""
+@dataclass(frozen=True)
+class Source:
+    """Where a part of a task comes from: what it is called in errors, whether it is plain text, and how to read it."""
+
+    where: str
+    is_plain: Callable[[], bool]
+    read: Callable[[], Examples]
+
+
+def read_examples(file: Path, columns: Columns | None = None, *, where: str | None = None) -> Examples:
+    """The examples in `file`, at least one. Raises RecipeError that names file (or `where`), broken law and remedy."""
     read: Callable[[Path, Columns], Examples] = {
         ".npz": _read_npz, ".csv": _read_csv, ".parquet": _read_parquet, ".txt": _read_text,
     }[file.suffix]  # fmt: skip
@@ -66,7 +76,7 @@ def read_examples(file: Path, columns: Columns | None = None) -> Examples:
             raise ValueError(f"columns are named of .csv and .parquet; {file.suffix} has none, leave them out")
         return read(file, columns or {})
 
-    return reading(str(file), checked)
+    return reading(where or str(file), checked)
 
 
 def reading(where: str, read: Callable[[], Examples]) -> Examples:
@@ -122,7 +132,7 @@ def _read_csv(file: Path, asked: Columns) -> Examples:
         raise ValueError(f"row {torn[0]} does not have one value per column")
     if unsaid := [number for number, row in enumerate(rows, 2) if not row[label].strip()]:
         raise ValueError(f"row {unsaid[0]} has no label")
-    _check_rows(len(rows))
+    check_rows(len(rows))
     texts = np.array([[row[c] for c in inputs] for row in rows], dtype=object).reshape(len(rows), len(inputs))
     return Examples(texts, np.array([row[label].strip() for row in rows], dtype=object))
 
@@ -130,7 +140,7 @@ def _read_csv(file: Path, asked: Columns) -> Examples:
 def _read_parquet(file: Path, asked: Columns) -> Examples:
     from pyarrow import parquet
 
-    _check_rows(parquet.read_metadata(file).num_rows)
+    check_rows(parquet.read_metadata(file).num_rows)
     return from_table(parquet.read_table(file), asked)
 
 
@@ -167,7 +177,8 @@ def _columns(there: Sequence[str], asked: Columns) -> tuple[list[str], str]:
     return [names[c] for c in ("text", "text_pair") if names[c] in there], names["label"]  # type: ignore[index]
 
 
-def _check_rows(rows: int) -> None:
+def check_rows(rows: int) -> None:
+    """Raise ValueError for a table of more rows than a part may have."""
     if rows > MOST_ROWS:
         raise ValueError(f"it has {rows} examples, more than {MOST_ROWS}; a part of them tells as much")
 

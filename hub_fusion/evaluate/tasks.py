@@ -1,9 +1,10 @@
-"""Held-out tasks on disk → arrays: what a checkpoint is judged on.
+"""Held-out tasks → arrays: what a checkpoint is judged on.
 
 A task is a folder with the files ``train``, ``gate`` (or ``validation``) and ``report`` (or ``test``), in the formats
-of `task_files`. ``train`` and one of the other two are obligatory: the gate decides by ``gate`` and never sees
-``report``, which is what is told to people. A task of the recipe may have a role of its own: *gate* and *report* tasks
-have one test part only, and *seen* ones, on which contributors have trained, are told apart from both.
+of `task_files`, or a dataset on the Hub with such splits (`task_hub`). ``train`` and one of the other two are
+obligatory: the gate decides by ``gate`` and never sees ``report``, which is what is told to people. A task of the
+recipe may have a role of its own: *gate* and *report* tasks have one test part only, and *seen* ones, on which
+contributors have trained, are told apart from both.
 Plain text, by whose perplexity language models are judged, needs no ``train``.
 Not covered: regression, several labels per example, audio; and nobody checks that ``train`` and the test parts share
 no example, unless a `split` made them. Whether contributors have trained on them is known from their cards alone
@@ -14,7 +15,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
@@ -23,14 +23,14 @@ from typing import Any, Literal, cast
 import numpy as np
 
 from hub_fusion.errors import RecipeError
-from hub_fusion.evaluate.task_files import SUFFIXES, Examples, is_plain, read_examples
+from hub_fusion.evaluate.task_files import PARTS, SUFFIXES, Examples, Source, is_plain, read_examples
+from hub_fusion.evaluate.task_hub import on_hub
 from hub_fusion.evaluate.task_labels import number_labels
 from hub_fusion.evaluate.task_split import split_off
 from hub_fusion.recipe import Task
 from hub_fusion.records import Role
 
 Kind = Literal["image", "text", "plain"]
-FILES: dict[str, tuple[str, ...]] = {"train": ("train",), "gate": ("gate", "validation"), "report": ("report", "test")}
 WANTED = {
     None: ("gate", "report"),
     "gate": ("gate", "report"),
@@ -55,25 +55,17 @@ class TaskData:
     sha256: str
 
 
-@dataclass(frozen=True)
-class Source:
-    """Where a part of a task comes from: what it is called in errors, whether it is plain text, and how to read it."""
-
-    where: str
-    is_plain: Callable[[], bool]
-    read: Callable[[], Examples]
-
-
 def load_task(task: Task, *, max_test: int) -> TaskData:
     """Read and check a task; test parts longer than `max_test` keep a fixed random choice of it.
 
     Raises RecipeError that names the file, the law it breaks and the remedy.
     """
-    sources = _with_split(task, _in_folder(task))
+    sources = _with_split(task, on_hub(task) if task.hub else _in_folder(task))
     present = [role for role in WANTED[task.role] if role in sources]
     if not present or ("train" not in sources and not sources[present[0]].is_plain()):
         need = f"a task needs a train file and a gate or report file ({', '.join(SUFFIXES)})"
-        raise RecipeError(f"{task.folder}: {need}; add them, or split train with the task's split")
+        need = "a task needs a split to train on and one for gate or report; name them in splits" if task.hub else need
+        raise RecipeError(f"{task.hub or task.folder}: {need}; add them, or split train with the task's split")
     tests: dict[Role, str] = {task.role: present[0]} if task.role else {cast(Role, role): role for role in present}
     labelled = [part for part in ("train", *present) if part in sources and not sources[part].is_plain()]
     found = {part: sources[part].read() for part in (*(["train"] if labelled else []), *tests.values())}
@@ -102,7 +94,7 @@ def _in_folder(task: Task) -> dict[str, Source]:
     """The parts that a task's folder has."""
     if not task.folder.is_dir():
         raise RecipeError(f"task {task.name!r}: {task.folder} is not a folder; evaluate.tasks[].path must name one")
-    files = {part: file for part, names in FILES.items() if (file := _find(task.folder, names))}
+    files = {part: file for part, names in PARTS.items() if (file := _find(task.folder, names))}
     return {
         part: Source(str(file), partial(is_plain, file, task.columns), partial(read_examples, file, task.columns))
         for part, file in files.items()

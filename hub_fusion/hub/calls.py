@@ -43,7 +43,7 @@ class Calls:
                     wait = error.retry_after_s + random.random()  # noqa: S311 (jitter)
                     limited_s += wait
                     hopeless = limited_s > LIMITED_S
-                if hopeless or attempt == RETRIES or not (error.refused or may()):
+                if hopeless or _is_offline() or attempt == RETRIES or not (error.refused or may()):
                     raise
                 time.sleep(wait)
         raise AssertionError("unreachable")
@@ -81,6 +81,13 @@ class Calls:
             words = f"{self.endpoint} answers {response.status_code} ({name}): {text}{later}"
             return HubUnreachable(words, retry_after_s=after, refused=response.status_code == 429)
         return HubError(f"{self.endpoint} answers {response.status_code} ({name}): {text}")
+
+
+def _is_offline() -> bool:
+    """Whether the user has forbidden the client to connect (``HF_HUB_OFFLINE``)."""
+    from huggingface_hub import constants
+
+    return bool(constants.HF_HUB_OFFLINE)
 
 
 def _end_silence() -> None:

@@ -15,7 +15,7 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 from urllib.parse import parse_qs, quote, urlsplit
 
 from hub_fusion import __version__
@@ -132,12 +132,19 @@ class Hub:
         found = self._read(lambda: list(self.api.list_repo_commits(repo, revision=revision)), repo, revision)
         return [CommitInfo(c.commit_id, c.title, c.created_at) for c in found]
 
-    def files(self, repo: str, revision: str) -> dict[str, FileInfo]:
+    def dataset(self, repo: str, revision: str | None = None) -> str:
+        """The commit of a dataset behind a branch, a tag or a short sha (default: main)."""
+        found = self._read(lambda: self.api.dataset_info(repo, revision=revision, expand=["sha"]), repo, revision)
+        return str(found.sha)
+
+    def files(self, repo: str, revision: str, kind: Literal["model", "dataset"] = "model") -> dict[str, FileInfo]:
         """All files at a revision."""
         from huggingface_hub.hf_api import RepoFile
 
         tree = self._read(
-            lambda: list(self.api.list_repo_tree(repo, recursive=True, revision=revision)), repo, revision
+            lambda: list(self.api.list_repo_tree(repo, recursive=True, revision=revision, repo_type=kind)),
+            repo,
+            revision,
         )
         files = (entry for entry in tree if isinstance(entry, RepoFile))
         return {f.path: FileInfo(f.path, f.size, f.lfs.sha256 if f.lfs else None, f.blob_id) for f in files}

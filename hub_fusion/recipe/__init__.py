@@ -29,7 +29,7 @@ from hub_fusion.recipe.publishing import Archive, Heads, Publish
 from hub_fusion.recipe.recipe import Recipe
 from hub_fusion.recipe.section import Section, explain
 from hub_fusion.recipe.sources import parse_yaml
-from hub_fusion.recipe.tasks import Column, Split, Task
+from hub_fusion.recipe.tasks import Column, Part, Split, Task
 
 __all__ = [
     "PERMISSIVE",
@@ -45,6 +45,7 @@ __all__ = [
     "Heads",
     "LogME",
     "Merge",
+    "Part",
     "Perplexity",
     "Pooling",
     "Probe",

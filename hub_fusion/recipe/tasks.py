@@ -10,6 +10,7 @@ from pydantic import Field, PrivateAttr, model_validator
 from hub_fusion.recipe.section import Section
 
 Column = Literal["text", "text_pair", "label"]
+Part = Literal["train", "gate", "report"]
 
 
 class Split(Section):
@@ -35,7 +36,15 @@ class Task(Section):
     """A held-out task: train, gate and report examples (see evaluate/tasks.py)."""
 
     name: str = Field(pattern=r"^[\w.-]{1,64}$")
-    path: Path = Field(description="a folder, relative to the recipe's")
+    path: Path | None = Field(None, description="a folder, relative to the recipe's")
+    hub: str | None = Field(None, pattern=r"^[\w.-]{1,96}/[\w.-]{1,96}$", description="or a dataset on the Hub")
+    config: str | None = Field(None, min_length=1, max_length=200, description="of the dataset; null: its only one")
+    revision: str | None = Field(
+        None, pattern=r"^[\w./-]{1,128}$", description="of the dataset: a commit, or it can change under the recipe"
+    )
+    splits: dict[Part, str] = Field(
+        default_factory=dict, description="of the dataset; default: train, validation for gate, test for report"
+    )
     role: Literal["gate", "report", "seen"] | None = Field(
         None, description="gate: decides; report: never does; seen: a contributor trained on it; null: gate and report"
     )
@@ -52,23 +61,34 @@ class Task(Section):
     _root: Path = PrivateAttr(Path())  # not published: it is a path of the maintainer's machine
 
     @model_validator(mode="after")
+    def _somewhere(self) -> Self:
+        if (self.path is None) == (self.hub is None):
+            raise ValueError(f"task {self.name!r} is at one place: give either path, a folder, or hub, a dataset")
+        if self.path and (self.config or self.revision or self.splits):
+            raise ValueError(f"task {self.name!r} is a folder; config, revision and splits are of a dataset (hub)")
+        return self
+
+    @model_validator(mode="after")
     def _told_apart(self) -> Self:
         if twice := sorted({name for name in self.labels if self.labels.count(name) > 1}):
             raise ValueError(f"labels are named once each, given twice: {', '.join(twice)}")
         named = list(self.columns.values())
         if twice := sorted({name for name in named if named.count(name) > 1}):
             raise ValueError(f"every column of a task is another one of its tables, given twice: {', '.join(twice)}")
+        named = list(self.splits.values())
+        if twice := sorted({name for name in named if named.count(name) > 1}):
+            raise ValueError(f"every part of a task is another split of its dataset, given twice: {', '.join(twice)}")
         return self
 
     @property
     def data_names(self) -> tuple[str, ...]:
         """Under which names a card may declare this task's data."""
-        return (self.name, *self.datasets)
+        return (self.name, *([self.hub] if self.hub else []), *self.datasets)
 
     @property
     def folder(self) -> Path:
         """Where the task is on this machine."""
-        return self._root / self.path
+        return self._root / (self.path or "")
 
     def below(self, root: Path) -> Task:
         """The same task with `root` as what its path is relative to."""

@@ -50,7 +50,7 @@ EPSILON = 0.02
 RECIPE = (
     Recipe.template(BASE, ROOT)
     .replace(
-        "  tasks: []             # - {name: my-task, path: tasks/my-task}",
+        "  tasks: []             # - {name: my-task, path: tasks/my-task}, or hub: user/dataset (docs/tasks.md)",
         "  tasks:\n"
         + "\n".join(f"    - {{name: {task}, path: tasks/{task}}}" for task in TASKS)
         + "\n    - {name: ag_news, path: tasks/ag_news, role: seen}",
