@@ -17,8 +17,20 @@ TEMPLATES = Environment(
     loader=FileSystemLoader(Path(__file__).with_name("templates")), autoescape=True, undefined=StrictUndefined,
     trim_blocks=True, lstrip_blocks=True,
 )  # fmt: skip
-for name in ("percent", "signed", "span", "count", "day", "moment", "decimal", "license_class", "full_name"):
+for name in (
+    "percent",
+    "signed",
+    "span",
+    "count",
+    "day",
+    "moment",
+    "decimal",
+    "license_class",
+    "full_name",
+    "shortened",
+):
     TEMPLATES.filters[name] = getattr(words, name)
+TEMPLATES.filters["ident"] = id
 TEMPLATES.globals.update(marks=words.STATUS_MARKS, status_words=words.STATUS_WORDS, classes=words.LICENSE_CLASSES)
 
 

@@ -23,8 +23,11 @@ from view import View
 HERE = Path(__file__).parent
 STYLE, SCRIPT = HERE / "style.css", HERE / "app.js"
 KEPT = 400  # drawn pages
-FONT = gr.themes.LocalFont("IBM Plex Sans", weights=(400, 600))
-THEME = gr.themes.Base(primary_hue="blue", neutral_hue="slate", font=[FONT, "system-ui", "sans-serif"])
+SANS = gr.themes.LocalFont("IBM Plex Sans", weights=(400, 700))  # gradio's files of weight 600 hold no Latin letters
+MONO = gr.themes.LocalFont("IBM Plex Mono", weights=(400,))
+THEME = gr.themes.Base(
+    primary_hue="blue", neutral_hue="slate", font=[SANS, "system-ui", "sans-serif"], font_mono=[MONO, "monospace"]
+)
 log = logging.getLogger("dashboard")
 
 

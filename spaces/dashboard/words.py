@@ -78,6 +78,13 @@ def count(number: int, one: str, many: str | None = None) -> str:
     return f"{number:,} {one if number == 1 else many or one + 's'}"
 
 
+def shortened(text: str, limit: int) -> str:
+    """At most `limit` characters, with the middle left out: both ends of a repository's name tell it apart."""
+    if len(text) <= limit:
+        return text
+    return f"{text[: limit - limit // 3 - 1]}…{text[-(limit // 3) :]}"
+
+
 def day(at: datetime) -> str:
     """The date in UTC."""
     return at.astimezone(UTC).strftime("%Y-%m-%d")

@@ -11,12 +11,14 @@ from query import Query
 from view import View
 from words import ago, count, moment, repo_url
 
-from pages import about, contribute, contributors, generations, overview, status
+from pages import about, analysis, contribute, contributors, generations, overview, status, tree
 
 PAGES: dict[str, tuple[str, Callable[[View, Query, datetime], str]]] = {
     "overview": ("Overview", overview.draw),
+    "lineage": ("Lineage", tree.draw),
     "generations": ("Generations", generations.draw),
     "contributors": ("Contributors", contributors.draw),
+    "analysis": ("Analysis", analysis.draw),
     "contribute": ("Contribute", contribute.draw),
     "status": ("Status", status.draw),
     "about": ("About", about.draw),

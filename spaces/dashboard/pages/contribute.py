@@ -7,7 +7,7 @@ from typing import Any
 
 from drawing import render
 from query import Query
-from view import View
+from view import Row, View
 from words import REPO, repo_url
 
 MOST_EVENTS = 20
@@ -19,7 +19,8 @@ def draw(view: View, query: Query, now: datetime) -> str:
     tag = newest.name if newest else "gen-0"
     base = view.data.base if REPO.fullmatch(view.data.base) else "account/base"
     return render("contribute.html", query=query, base=base, tag=tag, answer=look_up(view, query["repo"]),
-                  steps=steps(base, tag), epsilon=_epsilon(view))  # fmt: skip
+                  steps=steps(base, tag),
+                  known=view.by_name)  # fmt: skip
 
 
 def steps(base: str, tag: str) -> list[dict[str, str]]:
@@ -51,11 +52,16 @@ def look_up(view: View, asked: str) -> dict[str, Any] | None:
     kind = next((k for k in ("waiting", "fused", "refused") if k in kinds), "unknown")
     if kind != "waiting" and events and events[0].status == "refused":
         kind = "refused"  # the newest word on it, whatever became of older commits
-    return {"kind": kind, "repo": events[0].repo if events else repo, "events": events[:MOST_EVENTS],
+    return {"kind": kind, "repo": events[0].repo if events else repo, "events": _grouped(events)[:MOST_EVENTS],
             "url": repo_url(view.data.endpoint, repo), "read": bool(view.rows or view.data.read_at),
             "check": {"id": "lookup-check", "name": "Shell", "text": f"hub-fusion check {repo}"}}  # fmt: skip
 
 
-def _epsilon(view: View) -> float | None:
-    record = view.record(view.newest)
-    return record.epsilon if record else None
+def _grouped(events: list[Row]) -> list[tuple[Row, list[str]]]:
+    """Each event with the generations it belongs to: a commit that is refused again and again is told once."""
+    found: dict[tuple[str, str, str], tuple[Row, list[str]]] = {}
+    for row in events:
+        code = row.refusal.code if row.refusal else str(row.generation)
+        _, names = found.setdefault((row.status, row.sha, code), (row, []))
+        names.append("this round" if row.generation is None else f"gen-{row.generation}")
+    return list(found.values())

@@ -11,7 +11,7 @@ from query import Query
 from view import Key, View, key_words
 from words import REPO, count, license_class, percent, repo_url, signed, span
 
-MOST_CREDITS, MOST_REFUSALS = 8, 3
+MOST_CREDITS, MOST_REFUSALS, MOST_RULES = 8, 3, 12
 
 
 def draw(view: View, query: Query, now: datetime) -> str:
@@ -27,6 +27,7 @@ def draw(view: View, query: Query, now: datetime) -> str:
         metrics=[(name, key_words(k), k == key) for name, k in view.metrics.items()],
         table=[(a, view.score(a, key)) for a in view.data.attempts[-MOST_MARKS:] if isinstance(a, Attempt)][::-1],
         snippets=snippets(view, chosen), record=record, problem=problem(view, chosen),
+        rules=record.rules[:MOST_RULES] if record else (),
         refusals=[{"refusal": r, "url": repo_url(view.data.endpoint, r.repo, r.sha)}
                   for r in (record.refusals[:MOST_REFUSALS] if record else ())],
         credits=[{"credit": c, "share": round(100 * (c.weight or 0) / heaviest, 1),
@@ -71,7 +72,11 @@ def tiles(view: View, chosen: Attempt | None, key: Key | None) -> list[dict[str,
     if score and start and first is not chosen and first is not None and first.suite == chosen.suite:
         found.append({"name": f"Since {first.name}", "value": signed(score.mean - start.mean), "note": "points in all"})
     if chosen.generation:
-        people = f"by {count(len(chosen.authors), 'account')}" if 0 < len(chosen.authors) < 20 else "fused"
+        record = view.record(chosen)
+        authors = (
+            len({c.author for c in record.credits}) if record else len(chosen.authors)
+        )  # the index names 20 at most
+        people = f"by {count(authors, 'account')}" if authors else "fused"
         found.append({"name": "Contributions", "value": f"{chosen.contributions}",
                       "note": f"{people}, {chosen.refusals} refused"})  # fmt: skip
     if record := view.record(chosen):
