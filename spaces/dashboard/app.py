@@ -15,8 +15,10 @@ from typing import Any
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read when gradio is imported
 os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
 
+from headers import Headers
 from page import STYLE, THEME, build
 from reader import Reader
+from starlette.middleware import Middleware
 
 
 def serve(reader: Reader, **options: Any) -> Any:
@@ -29,7 +31,7 @@ def serve(reader: Reader, **options: Any) -> Any:
     demo.launch(
         theme=THEME, css_paths=[STYLE], ssr_mode=False, run_history=False, enable_monitoring=False,
         footer_links=["gradio", "settings"], max_file_size="1b", show_error=False, pwa=False, mcp_server=False,
-        state_session_capacity=500, **options,
+        state_session_capacity=500, app_kwargs={"middleware": [Middleware(Headers)]}, **options,
     )  # fmt: skip
     return demo
 

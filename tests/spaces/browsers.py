@@ -84,6 +84,7 @@ def visiting(browser: Any, url: str, *, width: int = 1280, scheme: str = "light"
     context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)
     visit = Visit(context.new_page(), url)
     visit.tab.on("request", lambda request: visit.asked.append(request.url))
+    visit.tab.on("console", lambda said: "Security Policy" in said.text and visit.errors.append(said.text))
     visit.tab.on("pageerror", lambda error: visit.errors.append(str(error)))
     visit.tab.on("dialog", lambda dialog: (visit.errors.append(dialog.message), dialog.dismiss()))
     try:
