@@ -67,15 +67,20 @@ class Workshop:
     frozen: FrozenBase | None = None
     fused: tuple[tuple[str, ...], float] | None = field(default=None, init=False)  # what lies in work/candidate
     report: FuseReport | None = field(default=None, init=False)
+    before: tuple[Path, str] | None = field(default=None, init=False)  # what `parent` gave
     whole: Path = field(default=Path(), init=False)  # what is measured of it, and the sha256 of its weights
     digest: str = field(default="", init=False)
 
     def parent(self) -> tuple[Path, str]:
         """The parent as a whole model, and the sha256 of its weights."""
-        if not self.frozen:
-            return self.base, folder_sha256(self.base)
-        adapter = self.frozen.adapters.get(self.state.generation)
-        return self.frozen.whole(adapter, self.compute, self.recipe.merge.heads, self.progress, "whole-parent")
+        if self.before:
+            return self.before
+        if self.frozen:
+            adapter, heads = self.frozen.adapters.get(self.state.generation), self.recipe.merge.heads
+            self.before = self.frozen.whole(adapter, self.compute, heads, self.progress, "whole-parent")
+        else:
+            self.before = self.base, folder_sha256(self.base)
+        return self.before
 
     def root(self) -> Path:
         """Gen-0, as a whole model."""

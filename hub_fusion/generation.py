@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from hub_fusion.analysis import analyse, look_back
 from hub_fusion.budget import Meter
 from hub_fusion.candidates import Workshop, best_candidate
 from hub_fusion.contributions.discover import EPOCH, choose, discover, due
@@ -38,7 +39,6 @@ from hub_fusion.publish.state import BaseState, check_base, fused_credits, fused
 from hub_fusion.publish.status import read_status, tell_headroom, tell_published, tell_queue, tell_rejected
 from hub_fusion.recipe import Recipe, contaminations
 from hub_fusion.records import Attempt, Contribution, Formula, Generation, Headroom, Refusal, attempt_id, now
-from hub_fusion.weights.distance import drift
 from hub_fusion.weights.frozen import FrozenBase
 from hub_fusion.weights.fuse import Progress
 from hub_fusion.weights.remote import ADAPTER, Spool, fetch_checkpoint
@@ -231,13 +231,10 @@ def finish_round(
     frozen = None
     if recipe.publish.kind == "adapter":
         frozen = FrozenBase.open(hub, recipe.base, state.revisions, [state.generation], work)
-    chosen = best_candidate(Workshop(recipe, hub, compute, state, base, screened, work, clock, say, progress, frozen))
+    shop = Workshop(recipe, hub, compute, state, base, screened, work, clock, say, progress, frozen)
+    chosen = best_candidate(shop)
     refusals += chosen.refusals
     verdict = chosen.verdict
-    analysis = chosen.analysis
-    if analysis and not frozen:
-        moved = {layer: round(far, 6) for layer, far in drift(base, work / "candidate").items()}
-        analysis = analysis.model_copy(update={"drift": moved})
     credits = tuple(c.to_credit() for c in chosen.contributions)
     tainted = contaminations(recipe.evaluate.tasks, [*fused_credits(hub, state), *((None, c) for c in credits)])
     if tainted:
@@ -251,7 +248,8 @@ def finish_round(
                         seed=recipe.merge.seed, heads=recipe.merge.heads, base_revision=onto or state.head,
                         residual=recipe.merge.residual,
                         rank=recipe.publish.rank if frozen else None),
-        parent_scores=chosen.parent.scores, candidate_scores=chosen.candidate.scores, analysis=analysis,
+        parent_scores=chosen.parent.scores, candidate_scores=chosen.candidate.scores,
+        analysis=analyse(shop, chosen), retention=look_back(shop),
         differences=compare(chosen.candidate, chosen.parent),
         likelihood_differences=compare_likelihoods(chosen.candidate, chosen.parent), control=chosen.control,
         verdict=verdict, contaminated=tainted, weights=chosen.report.files, versions=versions(),

@@ -36,7 +36,9 @@ BELOW = {  # part → what it may import, besides itself
     "candidates": {"contributions", "evaluate", "publish", "weights"} | SHARED,
     "budget": SHARED,
     "forecast": {"budget", "publish", "weights"} | SHARED,
-    "generation": {"budget", "candidates", "forecast", "contributions", "evaluate", "publish", "weights", "merge"}
+    "analysis": {"candidates", "evaluate", "weights"} | SHARED,
+    "generation": {"analysis", "budget", "candidates", "forecast", "contributions", "evaluate", "publish", "weights"}
+    | {"merge"}
     | SHARED,
     "subtract": {"generation", "replan", "contributions", "publish", "weights"} | SHARED,
     "replan": {"publish", "weights"} | SHARED,

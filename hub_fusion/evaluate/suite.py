@@ -163,7 +163,8 @@ def _load_tasks(evaluate: Evaluate) -> list[TaskData]:
 
 
 def _identify(evaluate: Evaluate, tasks: list[TaskData]) -> str:
-    settings = evaluate.model_dump(mode="json", exclude={"tasks", "contamination"}, exclude_none=True)
+    apart = {"tasks", "contamination", "interpolation"}
+    settings = evaluate.model_dump(mode="json", exclude=apart, exclude_none=True)
     if not any(task.kind == "plain" for task in tasks):
         settings.pop("perplexity", None)
     return _digest(settings, tasks)

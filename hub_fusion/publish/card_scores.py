@@ -68,7 +68,7 @@ class Standing:
             text += f" What it said: {md(self.record.verdict.reason, 240)}."
         if self.rejected:
             text += f" It rejected {self.rejected} other attempt{'s' if self.rejected > 1 else ''} from {self.parent}."
-        told = (self.contamination(), self.power(), self.control())
+        told = (self.contamination(), self.power(), self.control(), self.retention())
         text += "".join(f" {sentence}" for sentence in told if sentence)
         if any(e.scores and e.suite != self.scores.suite for e in self.entries):
             text += " Generations marked † were measured with another suite and do not compare."
@@ -88,6 +88,20 @@ class Standing:
         text += f"{percent(change.mean, sign=True)} beside it ({_range(change, sign=True)}), {how}. "
         text += "A merge that does not beat random steps has shown nothing"
         return text + (" by this protocol." if how != "better" else ".")
+
+    def retention(self) -> str:
+        """What became of the tasks that contributors trained on, in one sentence; "" if that was not measured."""
+        mean = next((r for r in self.record.retention if r.task is None), None)
+        if mean is None or mean.protocol not in PROTOCOLS:
+            return ""
+        tasks = [r for r in self.record.retention if r.task]
+        text = f"On {len(tasks)} task{'s' if len(tasks) > 1 else ''} that contributors trained on "
+        text += f"({PROTOCOLS[mean.protocol]}): {percent(mean.over_parent.mean, sign=True)} over {self.parent} "
+        text += f"({_range(mean.over_parent, sign=True)})"
+        if self.parent != "gen-0":
+            text += f", {percent(mean.over_root.mean, sign=True)} over gen-0 ({_range(mean.over_root, sign=True)})"
+        lost = [md(r.task or "") for r in tasks if r.over_root.high < 0]
+        return text + (f"; certainly worse than gen-0 on {', '.join(lost[:10])}." if lost else ".")
 
     def power(self) -> str:
         """The smallest loss that the gate would have noticed in four of five cases; "" if it cannot be told."""

@@ -70,6 +70,12 @@ class Finetune(Training):
     seeds: int | None = Field(None, ge=1, description="null: as many as evaluate.seeds")
 
 
+class Interpolation(Section):
+    """The line from the parent to the candidate, walked for people to look at; it decides nothing."""
+
+    points: int = Field(5, ge=3, le=101, description="evenly spaced, both ends among them; each is a measurement")
+
+
 class Evaluate(Section):
     """How a checkpoint is judged as a base."""
 
@@ -79,6 +85,7 @@ class Evaluate(Section):
     finetune: Finetune | None = None
     logme: LogME | None = None
     perplexity: Perplexity | None = Perplexity()
+    interpolation: Interpolation | None = None
     seeds: int = Field(5, ge=1)
     max_test_examples: int = Field(1000, ge=10)
     max_length: int = Field(128, ge=8, description="tokens")

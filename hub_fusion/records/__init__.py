@@ -10,7 +10,7 @@ they should not even try. ``python -m hub_fusion.records FOLDER`` writes the JSO
 
 from __future__ import annotations
 
-from hub_fusion.records.attempt import Analysis, Attempt, Formula, Generation, Withdrawal
+from hub_fusion.records.attempt import Analysis, Attempt, Formula, Generation, Line, Withdrawal
 from hub_fusion.records.contribution import Contribution, Credit, KnownBy, Refusal, Relation, Stage, parse_lines
 from hub_fusion.records.head import Head
 from hub_fusion.records.identities import (
@@ -25,7 +25,7 @@ from hub_fusion.records.identities import (
 from hub_fusion.records.index import AttemptStatus, Index, IndexEntry
 from hub_fusion.records.record import SCHEMA_VERSION, Moment, Record, Role, Sha, Sha256, encodable, now
 from hub_fusion.records.schemas import write_schemas
-from hub_fusion.records.scores import Difference, Estimate, Score, Scores
+from hub_fusion.records.scores import Difference, Estimate, Retained, Score, Scores
 from hub_fusion.records.status import Headroom, Status, Waiting
 from hub_fusion.records.verdict import Contamination, Control, Rule, Trial, Verdict
 
@@ -47,10 +47,12 @@ __all__ = [
     "Index",
     "IndexEntry",
     "KnownBy",
+    "Line",
     "Moment",
     "Record",
     "Refusal",
     "Relation",
+    "Retained",
     "Role",
     "Rule",
     "Score",

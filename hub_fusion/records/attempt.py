@@ -10,7 +10,7 @@ from pydantic import Field
 from hub_fusion.records.contribution import Credit, Refusal
 from hub_fusion.records.index import AttemptStatus, IndexEntry
 from hub_fusion.records.record import SCHEMA_VERSION, Moment, Record, Sha, Sha256
-from hub_fusion.records.scores import Difference, Estimate, Score, Scores
+from hub_fusion.records.scores import Difference, Estimate, Retained, Score, Scores
 from hub_fusion.records.verdict import Contamination, Control, Verdict
 
 
@@ -28,6 +28,19 @@ class Formula(Record):
     )
 
 
+class Line(Record):
+    """The straight line from the parent to the candidate; its shape says little about how good its ends are."""
+
+    protocol: str
+    heads: Literal["refitted"] = Field("refitted", description="everything that is not body is fitted at every point")
+    at: tuple[float, ...] = Field(description="0 is the parent, 1 the candidate")
+    values: tuple[float, ...] = Field(description="mean over the gate tasks")
+    barrier: float = Field(
+        description="how far they fall below the chord between the ends, at the worst point; never negative, so that "
+        "noise alone makes it a little larger than 0"
+    )
+
+
 class Analysis(Record):
     """How the fused task vectors lie to each other, and what else people look at. Nothing is decided by it."""
 
@@ -41,6 +54,7 @@ class Analysis(Record):
     drift: dict[str, float] = Field(
         default_factory=dict, description="layer → ‖candidate − parent‖ / ‖parent‖, in the order of the base's tensors"
     )
+    line: Line | None = Field(None, description="null: the recipe does not ask for it")
     left_out: dict[str, Estimate] = Field(
         default_factory=dict,
         description="repo@sha → what the gate mean gained when all but it were fused, paired: above 0 it does harm, "
@@ -70,6 +84,7 @@ class Attempt(Record):
     parent_scores: Scores | None = None
     candidate_scores: Scores | None = None
     analysis: Analysis | None = Field(None, description="null in old records")
+    retention: tuple[Retained, ...] = Field((), description="of the recipe's seen tasks: their mean, then each")
     differences: tuple[Difference, ...] = ()
     likelihood_differences: tuple[Difference, ...] = Field((), description="of log-likelihoods, in nats")
     control: Control | None = Field(None, description="null: not measured")

@@ -65,6 +65,16 @@ class Scores(Record):
         return [*self.means, *(s for s in self.likelihoods if s.task is None)]
 
 
+class Retained(Record):
+    """What became of a task that contributors trained on; with task None, of the mean over all these tasks."""
+
+    task: str | None = None
+    protocol: str = Field(description="by which: accuracies, but of perplexity nats")
+    over_parent: Estimate = Field(description="the candidate minus its parent, paired by seed and test example; the "
+                                  "intervals of tasks hold for all of them at once")  # fmt: skip
+    over_root: Estimate = Field(description="the candidate minus gen-0")
+
+
 class Difference(Estimate):
     """Candidate minus parent, paired by seed and test example."""
 
