@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os.path
 import re
 from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
-MOST_ROWS, MOST_COLUMNS, MOST_VECTORS = 48, 12, 20
+MOST_ROWS, MOST_COLUMNS, MOST_VECTORS = 48, 12, 16
 BLOCK = re.compile(r"(.*?(?:layers?|blocks?|h|stages?)\.\d+)\b.*")
 
 
@@ -38,10 +39,18 @@ def drift(columns: Sequence[tuple[str, Mapping[str, float]]]) -> dict[str, Any]:
         found.setdefault(match[1] if match else layer, []).append(layer)
     values = [[_mean(column, members) for _, column in columns] for members in found.values()]
     top = max((v for row in values for v in row if v is not None), default=0.0)
-    rows = [{"name": name, "cells": [None if v is None else cell(v, top) for v in row]}
+    prefix = _common(list(found))
+    rows = [{"name": name.removeprefix(prefix), "cells": [None if v is None else cell(v, top) for v in row]}
             for name, row in zip(found, values, strict=True)]  # fmt: skip
     return {"names": [name for name, _ in columns], "rows": rows[:MOST_ROWS], "hidden": max(0, len(rows) - MOST_ROWS),
             "grouped": grouped}  # fmt: skip
+
+
+def _common(names: Sequence[str]) -> str:
+    """The dotted beginning that all deep names share, which a table can do without."""
+    deep = [name for name in names if name.count(".") > 1]
+    shared = os.path.commonprefix(deep) if len(deep) > 1 else ""
+    return shared[: shared.rfind(".") + 1]
 
 
 def cell(value: float, top: float) -> dict[str, Any]:

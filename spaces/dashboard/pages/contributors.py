@@ -14,7 +14,7 @@ from query import Query
 from view import Row, View
 from words import repo_url
 
-WINDOW, MOST_ACCOUNTS, MOST_SAVED = 50, 60, 20_000
+WINDOW, MOST_ACCOUNTS, MOST_SAVED = 50, 36, 20_000
 SORTS = {"newest": "newest first", "name": "by name", "account": "by account", "weight": "largest share first"}
 COLUMNS = ("status", "generation", "repo", "sha", "author", "task", "datasets", "license", "relation", "origin",
            "known_by", "weight", "cosine", "norm", "scale", "stage", "code", "reason", "fix")  # fmt: skip
