@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os.path
 import re
 from collections.abc import Mapping, Sequence
 from statistics import fmean
@@ -48,9 +47,13 @@ def drift(columns: Sequence[tuple[str, Mapping[str, float]]]) -> dict[str, Any]:
 
 def _common(names: Sequence[str]) -> str:
     """The dotted beginning that all deep names share, which a table can do without."""
-    deep = [name for name in names if name.count(".") > 1]
-    shared = os.path.commonprefix(deep) if len(deep) > 1 else ""
-    return shared[: shared.rfind(".") + 1]
+    deep = [name.split(".") for name in names if name.count(".") > 1]
+    shared: list[str] = []
+    for parts in zip(*deep, strict=False):
+        if len(set(parts)) > 1:
+            break
+        shared.append(parts[0])
+    return ".".join(shared) + "." if shared and len(deep) > 1 else ""
 
 
 def cell(value: float, top: float) -> dict[str, Any]:
