@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import TYPE_CHECKING
 
-from hub_fusion.contributions.screen import Screened, votes
+from hub_fusion.contributions.screen import Screened
+from hub_fusion.contributions.votes import votes
 from hub_fusion.records import Analysis, Contribution
 
 if TYPE_CHECKING:
@@ -20,14 +21,14 @@ def among(screened: Screened, members: Collection[str], vote: str) -> tuple[list
     """These survivors (``repo@sha``) with the shares and cosines that they have among themselves, and how they lie."""
     rows = [row for row, c in enumerate(screened.contributions) if c.key in members]
     kept = [screened.contributions[row] for row in rows]
-    shares = votes(kept, vote)
-    if screened.measures is None:
+    measured = None if screened.measures is None else screened.measures.only(rows)
+    shares = votes(kept, vote, measured)
+    if measured is None:
         return [c.model_copy(update={"weight": share}) for c, share in zip(kept, shares, strict=True)], None
-    measures = screened.measures.only(rows)
     effective = [share * c.scale for c, share in zip(kept, shares, strict=True)]
-    kept = [c.model_copy(update={"weight": share, "cosine": measures.cosine_with_mean(i, effective)})
+    kept = [c.model_copy(update={"weight": share, "cosine": measured.cosine_with_mean(i, effective)})
             for i, (c, share) in enumerate(zip(kept, shares, strict=True))]  # fmt: skip
-    return kept, analyse(kept, measures)
+    return kept, analyse(kept, measured)
 
 
 def analyse(contributions: list[Contribution], measures: Measures) -> Analysis:

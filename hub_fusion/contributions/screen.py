@@ -8,20 +8,19 @@ Not covered: backdoors of normal length and clean accuracy. Such an attack passe
 
 from __future__ import annotations
 
-import statistics
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from functools import partial
 from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hub_fusion.contributions.brought import Brought, Wanted, check_brought, check_values
+from hub_fusion.contributions.judgement import judge_tensors
 from hub_fusion.contributions.policy import refuse_standing
+from hub_fusion.contributions.votes import votes
 from hub_fusion.errors import HeaderError, HubError, HubUnreachable, RepoMissing, WeightsError
-from hub_fusion.recipe import Recipe, Screen
+from hub_fusion.recipe import Recipe
 from hub_fusion.records import Contribution, Refusal, files_identity
 from hub_fusion.weights.adapter import LoraConfig, MemoryNames, plan_adapter
 from hub_fusion.weights.adapter_members import check_member
@@ -38,9 +37,7 @@ if TYPE_CHECKING:
     from hub_fusion.hub import FileInfo, Hub
     from hub_fusion.weights.compute import Compute
 
-COPY_DISTANCE = 0.05  # of the longer: saving in 16 bits moves a task vector by about 1 %, another seed by about 100 %
 ROOM = 10**9  # bytes of weight files beyond four times the base in float32: heads of its own
-NEVER = datetime.max.replace(tzinfo=UTC)
 ARCHITECTURE_FIX = "Train from this base without changing its layers; new heads are fine."
 FIXES = {"quantized": "Publish the weights in 16 or 32 bits, not quantised."}
 Say = Callable[[str], None]
@@ -155,7 +152,7 @@ def screen(
     say(f"reading {len(spooled)} contributions")
     measures = compute.together(measure, [source for _, source in spooled], base_folder)
     kept, more, scales = judge_tensors([c for c, _ in spooled], measures, recipe.screen)
-    weights = votes([spooled[i][0] for i in kept], recipe.merge.vote)
+    weights = votes([spooled[i][0] for i in kept], recipe.merge.vote, measures.only(kept))
     effective = [0.0] * len(spooled)
     for i, weight in zip(kept, weights, strict=True):
         age = max(newest - (spooled[i][0].generation or 0), 0)
@@ -202,71 +199,3 @@ def _open(
         fix = "Publish the full model in safetensors, or a plain LoRA adapter."
         return c, source, c.refuse("screen", "unsupported_weights", f"{error}.", fix)
     return c, source, None
-
-
-def judge_tensors(
-    candidates: Sequence[Contribution], measures: Measures, rule: Screen
-) -> tuple[list[int], list[Refusal], list[float]]:
-    """Which candidates pass (by number, in order), refusals of the others, and everybody's scale (below 1: capped)."""
-    refusals: list[Refusal] = []
-    alive: list[int] = []
-    for i, c in enumerate(candidates):
-        if i in measures.not_finite:
-            where = measures.not_finite[i]
-            refusals.append(c.refuse("screen", "not_finite", f"Tensor {where} holds NaN or infinity.",
-                                     "Train again with a lower learning rate or in a wider dtype."))  # fmt: skip
-        elif measures.gram[i, i] == 0:
-            refusals.append(c.refuse("screen", "unchanged", "Its weights are those of the generation it started from.",
-                                     "Publish the weights after training."))  # fmt: skip
-        else:
-            alive.append(i)
-    first: list[int] = []
-    for i in sorted(alive, key=lambda i: (candidates[i].created_at or NEVER, candidates[i].key)):
-        original = next((j for j in first if measures.distance(i, j) < COPY_DISTANCE), None)
-        if original is None:
-            first.append(i)
-            continue
-        refusals.append(candidates[i].refuse(
-            "screen", "copy", f"Its weights are those of {candidates[original].repo}, which was there first.",
-            "Contribute your own training; copies do not count twice."))  # fmt: skip
-    kept, scales = sorted(first), [1.0] * len(candidates)
-    if len(kept) >= rule.min_for_norms:
-        kept = _judge_norms(kept, candidates, measures, rule, refusals, scales)
-    return kept, refusals, scales
-
-
-def _judge_norms(
-    kept: list[int], candidates: Sequence[Contribution], measures: Measures, rule: Screen, refusals: list[Refusal],
-    scales: list[float],
-) -> list[int]:  # fmt: skip
-    norms = {i: measures.norm(i) for i in kept}
-    by_author: dict[str, list[float]] = {}
-    for i in kept:
-        by_author.setdefault(candidates[i].author, []).append(norms[i])
-    # one norm for each account, so that many small contributions of one cannot make the others' look too large
-    typical = [statistics.median(own) for own in by_author.values()]
-    typical = typical if len(typical) > 2 else list(norms.values())
-    median = statistics.median(typical)
-    mad = statistics.median(abs(norm - median) for norm in typical)
-    limit = max(median + rule.cap_mad * mad, rule.cap_ratio * median)
-    passed = []
-    for i in kept:
-        if norms[i] > rule.refuse_ratio * median:
-            refusals.append(candidates[i].refuse(
-                "screen", "norm_outlier",
-                f"Its change of the base has norm {norms[i]:.4g}, the round's median is {median:.4g}; "
-                f"more than {rule.refuse_ratio:g} times the median is refused.",
-                "Train for fewer steps or with a lower learning rate; check that it started from this base.",
-            ))  # fmt: skip
-            continue
-        scales[i] = min(1.0, limit / norms[i])
-        passed.append(i)
-    return passed
-
-
-def votes(contributions: Sequence[Contribution], vote: str) -> list[float]:
-    """Weights that add up to 1: one vote for each account (split over its contributions) or for each contribution."""
-    if vote == "contribution":
-        return [1 / len(contributions) for _ in contributions]
-    per_author = Counter(c.author for c in contributions)
-    return [1 / len(per_author) / per_author[c.author] for c in contributions]

@@ -91,5 +91,17 @@ class Screen(Section):
     cap_mad: float = Field(3.0, ge=0, description="cap norms above median + cap_mad·MAD …")
     cap_ratio: float = Field(1.5, ge=1, description="… but never below cap_ratio·median")
     refuse_ratio: float = Field(10.0, ge=1, description="refuse norms above refuse_ratio·median")
-    min_for_norms: int = Field(5, ge=2, description="neither with fewer contributions than this")
+    layer_cap_ratio: float = Field(
+        4.0, ge=1, description="cap by a layer's norm, but never below this times its median"
+    )
+    layer_refuse_ratio: float = Field(
+        20.0, ge=1, description="refuse where a layer's norm is above this times its median"
+    )
+    min_kinship: float = Field(
+        0.3, ge=-1, le=1, description="refuse where the matrices' cosine with the base's is lower: random, or another's"
+    )
+    min_cosine: float = Field(
+        -0.5, ge=-1, le=1, description="refuse where the cosine with the mean of the other accounts' is lower"
+    )
+    min_for_norms: int = Field(5, ge=2, description="none of these but min_kinship with fewer contributions than this")
     spool_bytes: int = Field(200 * 10**9, ge=1, description="disk space for downloaded contributions")

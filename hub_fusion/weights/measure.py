@@ -8,7 +8,7 @@ Shared heads, which only some contributions have, add to their norms.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 from hub_fusion.weights.checkpoint import FLOATS, Checkpoint, TensorSpec
 from hub_fusion.weights.deltas import Deltas, Source, row_blocks, sharing_opener
+from hub_fusion.weights.directions import layer_of
 from hub_fusion.weights.names import is_buffer, kind_of
 
 if TYPE_CHECKING:
@@ -38,6 +39,8 @@ class Measures:
     not_finite: dict[int, str] = field(default_factory=dict)  # contribution → first tensor with NaN or too large
     heads: Sequence[float] = ()  # squared lengths of what is changed in shared heads
     opposed: np.ndarray | None = None  # (contributions, contributions): share of sampled elements changed oppositely
+    kinship: Sequence[float] = ()  # cosine of each one's matrices with the base's: near 1 after training
+    layers: Mapping[str, Sequence[float]] = field(default_factory=dict)  # layer → squared lengths of the body's changes
 
     def only(self, rows: Sequence[int]) -> Measures:
         """The same of these contributions, in this order."""
@@ -46,7 +49,9 @@ class Measures:
         found = {place: self.not_finite[row] for place, row in enumerate(rows) if row in self.not_finite}
         opposed = None if self.opposed is None else self.opposed[np.ix_(rows, rows)]
         heads = [self.heads[row] for row in rows] if len(self.heads) else ()
-        return Measures(self.gram[np.ix_(rows, rows)], found, heads, opposed)
+        kinship = [self.kinship[row] for row in rows] if len(self.kinship) else ()
+        layers = {layer: [squared[row] for row in rows] for layer, squared in self.layers.items()}
+        return Measures(self.gram[np.ix_(rows, rows)], found, heads, opposed, kinship, layers)
 
     def norm(self, i: int) -> float:
         """Euclidean norm of all of one task vector that is fused."""
@@ -61,6 +66,11 @@ class Measures:
         longest = max(self._length(i), self._length(j))
         squared = self.gram[i, i] + self.gram[j, j] - 2 * self.gram[i, j]
         return math.sqrt(max(float(squared), 0.0)) / longest if longest else 0.0
+
+    def cosine(self, i: int, j: int) -> float:
+        """Of two bodies' changes; 0 where either is zero."""
+        lengths = self._length(i) * self._length(j)
+        return max(-1.0, min(1.0, float(self.gram[i, j]) / lengths)) if lengths else 0.0
 
     def cosine_with_mean(self, i: int, weights: Sequence[float]) -> float:
         """Cosine of one body's change with the weighted sum of those that have a weight; 0 where either is zero."""
@@ -83,32 +93,56 @@ def measure(sources: Sequence[Source], base_folder: Path, compute: Compute) -> M
     opened = [Deltas(source, base, base_folder, opener) for source in sources]
     names = [n for n in base if kind_of(n) != "task" and not is_buffer(n) and base[n].dtype in FLOATS]
     body, shared, opposed, changed = (np.zeros((len(sources), len(sources))) for _ in range(4))
+    kin = np.zeros((3, len(sources)))  # over the body's matrices: change · base, change · change, base · base
+    layers: dict[str, np.ndarray] = {}
     not_finite: dict[int, int] = {}  # contribution → number of the tensor
     mine = range(compute.rank, len(names), compute.processes)
     look = partial(_look, Reader(), base, opened, compute.device)
     with compute.one_thread_each(), ThreadPoolExecutor(compute.threads) as pool:
-        for number, (having, gram, signs, bad) in zip(mine, pool.map(look, (names[i] for i in mine)), strict=True):
+        for number, seen in zip(mine, pool.map(look, (names[i] for i in mine)), strict=True):
+            having, gram, signs, bad, along = seen
             (body if kind_of(names[number]) == "body" else shared)[np.ix_(having, having)] += gram
             opposed[np.ix_(having, having)] += signs[0]
             changed[np.ix_(having, having)] += signs[1]
+            if kind_of(names[number]) == "body":
+                squared = layers.setdefault(layer_of(names[number]), np.zeros(len(sources)))
+                squared[having] += gram.diagonal()
+                if len(base[names[number]].shape) > 1:
+                    kin[:, having] += np.stack([along[:-1], gram.diagonal(), np.full(len(having), along[-1])])
             for i in bad:
                 not_finite.setdefault(i, number)
-    shares = compute.gather((body, shared.diagonal(), not_finite, opposed, changed))
+    shares = compute.gather((body, shared.diagonal(), not_finite, opposed, changed, kin, layers))
     firsts: dict[int, int] = {}
-    for _, _, found, _, _ in shares:
-        for i, number in found.items():
+    for share in shares:
+        for i, number in share[2].items():
             firsts[i] = min(number, firsts.get(i, number))
     total = np.sum([share[0] for share in shares], axis=0)
     heads = np.sum([share[1] for share in shares], axis=0)
     opposite, both = (np.sum([(share[3], share[4])[part] for share in shares], axis=0) for part in (0, 1))
     named = {i: names[number] for i, number in sorted(firsts.items())}
-    return Measures(total, named, heads.tolist(), opposite / np.maximum(both, 1.0))
+    far = np.sum([share[5] for share in shares], axis=0)
+    by_layer = {
+        layer: np.sum([share[6].get(layer, np.zeros(len(sources))) for share in shares], axis=0).tolist()
+        for layer in dict.fromkeys(layer_of(name) for name in names if kind_of(name) == "body")
+    }
+    return Measures(total, named, heads.tolist(), opposite / np.maximum(both, 1.0), _cosines(*far), by_layer)
+
+
+def _cosines(along: np.ndarray, squared: np.ndarray, base: np.ndarray) -> list[float]:
+    """Of base + change with base, from their inner products; 1 where the base has no matrix, or only zeros."""
+    import numpy as np
+
+    there = np.sqrt(np.maximum(base * (base + 2 * along + squared), 0.0))
+    found = np.where(there > 0, (base + along) / np.where(there > 0, there, 1), 1)
+    return [float(cosine) for cosine in np.clip(found, -1, 1)]
 
 
 def _look(
     reader: Reader, base: Checkpoint, opened: Sequence[Deltas], device: str, name: str
-) -> tuple[list[int], np.ndarray, np.ndarray, set[int]]:
+) -> tuple[list[int], np.ndarray, np.ndarray, set[int], np.ndarray]:
     """Who has a say on a tensor, the inner products of their changes, their signs, and who is not finite (counts as 0).
+
+    Last, those of the changes with the base, and of the base with itself.
 
     Signs are those of the tensor's first block: how many elements two change in opposite directions, and how many both.
     """
@@ -117,7 +151,7 @@ def _look(
     spec = base[name]
     having = [i for i, deltas in enumerate(opened) if name in deltas.names and deltas.takes_part(name)]
     gram, bad = np.zeros((len(having), len(having))), set[int]()
-    signs = np.zeros((2, len(having), len(having)))
+    signs, along = np.zeros((2, len(having), len(having))), np.zeros(len(having) + 1)
     rows, columns = (spec.shape[0], prod(spec.shape[1:])) if spec.shape else (1, 1)
     for start, stop in row_blocks(rows, columns, BLOCK_ELEMENTS // len(having)) if having else ():
         size = (stop - start) * columns
@@ -129,12 +163,14 @@ def _look(
                 bad.add(i)
                 block[row] = 0
         gram += _inner_products(block, device)
+        there = reader.wide(base, name, start * columns, stop * columns, "there").astype(np.float64)
+        along += np.append(block.astype(np.float64) @ there, there @ there)
         if start == 0:
             signs = _signs(block)
     for i in having:
         opened[i].forget(name)
     stays = np.array([i not in bad for i in having], dtype=np.float64)
-    return having, gram * np.outer(stays, stays), signs, bad
+    return having, gram * np.outer(stays, stays), signs, bad, along
 
 
 def _signs(block: np.ndarray) -> np.ndarray:

@@ -18,8 +18,10 @@ from safetensors.torch import save
 from hub_fusion.contribute.check import base_headers
 from hub_fusion.contributions import screen as screen_module
 from hub_fusion.contributions.brought import Brought, Wanted, check_brought
+from hub_fusion.contributions.judgement import judge_tensors
 from hub_fusion.contributions.policy import refuse_standing
-from hub_fusion.contributions.screen import check_headers, judge_tensors, votes
+from hub_fusion.contributions.screen import check_headers
+from hub_fusion.contributions.votes import votes
 from hub_fusion.errors import WeightsError
 from hub_fusion.recipe import Contributions, Screen
 from hub_fusion.records import Contribution
@@ -109,7 +111,7 @@ def test_copies_of_one_date_are_decided_by_name() -> None:
 
 def test_half_of_another_or_its_opposite_is_not_a_copy() -> None:
     """Somewhat different training must not be lost."""
-    assert judged(gram([1, 0], [0.5, 0], [-1, 0], [1, 0.2]))[0] == [0, 1, 2, 3]
+    assert judged(gram([1, 0], [0.5, 0], [-1, 0.5], [1, 0.2]))[0] == [0, 1, 2, 3]
 
 
 def test_a_long_task_vector_is_capped_and_a_far_too_long_one_refused() -> None:
@@ -162,6 +164,80 @@ def test_every_candidate_is_kept_or_refused_once_and_no_scale_is_above_one(lengt
     kept, refusals, scales = judged(axes(*lengths))
     assert len(kept) + len(refusals) == len(lengths)
     assert all(0 < scale <= 1 for scale in scales)
+
+
+def test_random_weights_and_those_of_another_base_are_not_kin() -> None:
+    """Whatever their length, and however few contributions there are."""
+    kept, refusals, _ = judge_tensors(crowd(2), Measures(axes(1, 1), kinship=[0.98, 0.05]), RULE)
+    assert (kept, [(r.repo, r.code) for r in refusals]) == ([0], [("u1/m", "not_kin")])
+    assert judge_tensors(crowd(2), Measures(axes(1, 1), kinship=[0.98, 0.05]), Screen(min_kinship=-1))[0] == [0, 1]
+
+
+def test_the_mirror_image_of_an_earlier_one_is_refused() -> None:
+    """Nobody trains the exact opposite."""
+    assert judged(gram([1, 0], [-1, 0.1], [0, 1]))[:2] == ([0, 2], {"u1/m": "mirrored"})
+    assert judged(gram([1, 0], [-1, 0.6], [0, 1]))[:2] == ([0, 1, 2], {})
+
+
+def test_who_would_undo_what_all_others_did_is_refused() -> None:
+    """Five orthogonal trainings and the negative of their mean; it is not the mirror image of any of them."""
+    vectors = [*np.eye(5).tolist(), [-0.45] * 5]
+    assert judged(gram(*vectors))[:2] == ([0, 1, 2, 3, 4], {"u5/m": "opposed"})
+    assert judged(gram(*vectors), Screen(min_cosine=-1))[0] == [0, 1, 2, 3, 4, 5]
+
+
+def test_a_change_in_one_layer_is_capped_and_a_spike_there_refused() -> None:
+    """Of one length as wholes: who put all of it into one layer is shortened there from four medians on."""
+    squared = {"layer.0": [0.04] * 5 + [1.0], "layer.1": [0.96] * 5 + [0.0]}
+    kept, refusals, scales = judge_tensors(crowd(6), Measures(axes(*[1] * 6), layers=squared), RULE)
+    assert (kept, refusals, scales) == (list(range(6)), [], [1, 1, 1, 1, 1, pytest.approx(0.8)])
+    squared["layer.0"] = [0.0016] * 5 + [1.0]
+    _, refusals, _ = judge_tensors(crowd(6), Measures(axes(*[1] * 6), layers=squared), RULE)
+    assert [(r.repo, r.code) for r in refusals] == [("u5/m", "layer_outlier")]
+
+
+def test_a_layer_that_few_train_is_not_judged() -> None:
+    """Adapters, frozen embeddings: nobody is an outlier among four."""
+    squared = {"embeddings": [0.0, 0.0, 0.001, 0.001, 0.001, 1.0]}
+    kept, _, scales = judge_tensors(crowd(6), Measures(axes(*[1] * 6), layers=squared), RULE)
+    assert (kept, scales) == (list(range(6)), [1.0] * 6)
+
+
+def test_near_copies_from_many_accounts_have_one_vote_together() -> None:
+    """Ten accounts with noise on one task vector, beside three strangers; without that they had ten of thirteen."""
+    rows = np.eye(13)
+    flood = [rows[0] + 0.1 * rows[i] for i in range(3, 13)]
+    matrix = Measures(gram(*rows[:3].tolist()[1:], rows[12].tolist(), *[row.tolist() for row in flood]))
+    shares = votes(crowd(13), "account", matrix)
+    assert sum(shares) == pytest.approx(1)
+    assert shares[:3] == pytest.approx([0.25] * 3)
+    assert shares[3:] == pytest.approx([0.025] * 10)
+    assert votes(crowd(13), "account") == pytest.approx([1 / 13] * 13)
+
+
+def test_models_in_between_do_not_tie_strangers_votes_together() -> None:
+    """A chain of small steps leads from one honest contribution to another; only its own links get lighter."""
+    angles = [0.0, np.pi / 2, *np.linspace(0, np.pi / 2, 8)[1:-1]]
+    matrix = Measures(gram(*[[float(np.cos(a)), float(np.sin(a))] for a in angles]))
+    shares = votes(crowd(8), "account", matrix)
+    assert shares[0] >= 1 / 8 - 1e-12 or shares[1] >= 1 / 8 - 1e-12
+    assert min(shares[:2]) >= 1 / 16
+
+
+def test_the_same_data_and_task_have_one_vote() -> None:
+    """Both must be named, and be the same; spelling in capitals is the same."""
+    named = {"task": "Sentiment", "datasets": ("imdb", "SST2")}
+    people = [c.model_copy(update=named) for c in crowd(3)] + crowd(5)[3:]
+    people[1] = people[1].model_copy(update={"task": "sentiment", "datasets": ("sst2", "IMDB")})
+    assert votes(people, "account") == pytest.approx([1 / 9] * 3 + [1 / 3] * 2)
+    apart = [c.model_copy(update={"task": str(i)}) for i, c in enumerate(people)]
+    assert votes(apart, "account") == pytest.approx([1 / 5] * 5)
+
+
+def test_an_organisations_contributions_share_its_vote() -> None:
+    """Whoever uploaded them, and however its name is spelt."""
+    people = [c.model_copy(update={"author": a}) for c, a in zip(crowd(3), ["Org", "org", "ann"], strict=True)]
+    assert votes(people, "account") == pytest.approx([1 / 4, 1 / 4, 1 / 2])
 
 
 @pytest.mark.parametrize("vote", ["account", "contribution"])

@@ -142,7 +142,8 @@ ELSEWHERE = {  # what takes a round, statistics or a recipe of its own
     "contributions/test_discover.py": {"not_found"},
     "contributions/test_listing.py": {"merged"},
     "contributions/test_screen.py": {
-        "copy", "few_downloads", "norm_outlier", "not_fetched", "not_scanned", "statistics_too_large",
+        "copy", "few_downloads", "layer_outlier", "mirrored", "norm_outlier", "not_kin", "opposed",
+        "not_fetched", "not_scanned", "statistics_too_large",
         "too_large", "unsafe_files",
     },
     "loop/test_statistics.py": {

@@ -400,7 +400,7 @@ def test_a_card_that_claims_an_unknown_revision_is_refused(ready: World) -> None
     """By the watcher too, in the round."""
     hub = ready.client(AUTHORS[0])
     repo = f"{AUTHORS[0]}/finetune"
-    card = re.sub(r"[0-9a-f]{40}", "0" * 40, hub.read_text(repo, "README.md"))
+    card = re.sub(r"[0-9a-f]{40}", "f" * 40, hub.read_text(repo, "README.md"))
     hub.commit(repo, [CommitOperationAdd("README.md", card.encode())], "Card")
     outcome = ready.run(ready.recipe(round={"min_contributions": 4}))
     assert outcome.status == "published"

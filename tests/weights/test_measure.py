@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from hub_fusion.contributions.screen import COPY_DISTANCE
+from hub_fusion.contributions.judgement import COPY_DISTANCE
 from hub_fusion.weights import measure as module
 from hub_fusion.weights.checkpoint import Checkpoint
 from hub_fusion.weights.compute import Compute
