@@ -37,7 +37,7 @@ def task_batches(
     check_labels(opened, train, files[0])
     rows = np.sort(np.random.default_rng(seed).permutation(len(train))[:examples])
     chosen = train.take(rows)
-    kind = "text" if chosen.inputs.dtype == object else "image"
+    kind = "text" if chosen.form == "text" else "image"
     data = TaskData(task.resolve().name, kind, int(train.labels.max()) + 1, chosen, {}, "")  # type: ignore[arg-type]
     encode = load_encode(opened.folder, data, max_length=max_length)
     device = next(opened.model.parameters()).device

@@ -152,7 +152,10 @@ def pool(hidden: torch.Tensor, mask: torch.Tensor | None, pooling: Pooling) -> t
 
 def _digest(row: Array) -> bytes:
     """16 bytes that tell an input from all others."""
-    data = json.dumps(row.tolist()).encode() if row.dtype == object else row.astype("<f4").tobytes()
+    if row.dtype == object:
+        data = row[0] if isinstance(row[0], bytes) else json.dumps(row.tolist()).encode()
+    else:
+        data = row.astype("<f4").tobytes()
     return hashlib.blake2b(data, digest_size=16).digest()
 
 

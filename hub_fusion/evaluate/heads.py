@@ -43,6 +43,9 @@ def fit_heads(
         if data.kind == "plain":
             say(f"no head for {task.name}: plain text has no labels")
             continue
+        if data.train.form == "image":
+            say(f"no head for {task.name}: heads are for texts and arrays, and its images are in files")
+            continue
         wanted = max(recipe.heads.examples, data.num_labels)  # balanced, so that every label has one
         rows = choose_subset(data.train.labels, wanted, SEED)
         part = data.parts["seen"]

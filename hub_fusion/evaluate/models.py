@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from hub_fusion.errors import RecipeError, WeightsError
+from hub_fusion.evaluate.task_images import image_encoder
 from hub_fusion.evaluate.tasks import TaskData
 
 if TYPE_CHECKING:
@@ -119,6 +120,8 @@ def load_encode(folder: Path, task: TaskData, *, max_length: int) -> Encode:
     import torch
 
     config = load_config(folder)
+    if task.train.form == "image":
+        return image_encoder(folder, task.name, getattr(config, "num_channels", None) or 3)
     if task.kind == "image":
         size = getattr(config, "image_size", None)
         high, wide = size if isinstance(size, list | tuple) else (size, size)

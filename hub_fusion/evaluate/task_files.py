@@ -2,10 +2,11 @@
 
 ``.npz`` holds images: ``pixel_values`` float32 (n, channels, height, width), already normalised as the base expects,
 and ``label`` int64 (n,). ``.csv`` and ``.parquet`` have the columns ``text``, optionally ``text_pair``, and ``label``
-(or what the task's `columns` call them); labels are words or whole numbers, which task_labels.py makes 0 … k−1. A
-Parquet file's metadata may name the numbers (the key ``label_names``, a JSON list, or the features that the datasets
-library writes). A Parquet file whose only column is ``text`` holds plain text, as does a ``.txt`` file, all of which
-is one text. Nothing is unpickled. A file has at most `MOST_FILE_BYTES` and `MOST_ROWS`, plain text `MOST_BYTES`.
+(or what the task's `columns` call them), ``.parquet`` also ``image`` (see task_images.py) in the place of texts. Labels
+are words or whole numbers, which task_labels.py makes 0 … k−1. A Parquet file's metadata may name the numbers (the key
+``label_names``, a JSON list, or the features that the datasets library writes). A Parquet file whose only column is
+``text`` holds plain text, as does a ``.txt`` file, all of which is one text. Nothing is unpickled. A file has at most
+`MOST_FILE_BYTES` and `MOST_ROWS`, plain text `MOST_BYTES`.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ Columns = Mapping[Column, str]
 
 @dataclass(frozen=True, eq=False)
 class Examples:
-    """`inputs` (n, channels, height, width) float32, or (n, 1 or 2) str; `labels` (n,) int64.
+    """`inputs` (n, channels, height, width) float32, (n, 1 or 2) str, or (n, 1) bytes of images; `labels` (n,) int64.
 
     As they come from a table, labels may also be words, (n,) str.
     """
@@ -48,6 +49,13 @@ class Examples:
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    @property
+    def form(self) -> str:
+        """What an input is: text, image (a file's bytes), or an array's dtype."""
+        if self.inputs.dtype != object:
+            return str(self.inputs.dtype)
+        return "image" if isinstance(self.inputs.flat[0], bytes) else "text"
 
     def take(self, rows: np.ndarray[Any, Any]) -> Examples:
         """The examples at `rows`, in that order."""
@@ -146,35 +154,67 @@ def _read_parquet(file: Path, asked: Columns) -> Examples:
 
 def from_table(table: pyarrow.Table, asked: Columns) -> Examples:
     """The examples in a table of Arrow's. Raises ValueError for what is not as it should be, or is missing."""
-    import pyarrow
-
     if has_text_alone(table.column_names, asked):
         return _plain(table.column(0).to_pylist())
     columns, label = _columns(table.column_names, asked)
+    if columns == [asked.get("image", "image")]:
+        return _pictures(table, columns[0], label)
     if empty := [c for c in (*columns, label) if table.column(c).null_count]:
         raise ValueError(f"every example has a text and a label; there are empty ones in {', '.join(empty)}")
     texts = np.array([table.column(c).to_pylist() for c in columns], dtype=object).reshape(len(columns), -1).T
-    kind = table.schema.field(label).type
-    words = pyarrow.types.is_string(kind) or pyarrow.types.is_large_string(kind)
-    if not (words or pyarrow.types.is_integer(kind)) or not all(isinstance(text, str) for text in texts.flat):
+    labels = _labels(table, label)
+    if labels is None or not all(isinstance(text, str) for text in texts.flat):
         types = ", ".join(f"{name} ({table.schema.field(name).type})" for name in (*columns, label))
         raise ValueError(f"texts must be strings and labels words or whole numbers, not {types}")
-    values = table.column(label)
-    labels = np.array(values.to_pylist(), dtype=object) if words else values.to_numpy().astype(np.int64)
     return Examples(texts, labels, _label_names(table.schema.metadata or {}, label))
+
+
+def _labels(table: pyarrow.Table, label: str) -> np.ndarray[Any, Any] | None:
+    """Words or int64; None if they are neither."""
+    import pyarrow
+
+    kind, values = table.schema.field(label).type, table.column(label)
+    if pyarrow.types.is_string(kind) or pyarrow.types.is_large_string(kind):
+        return np.array(values.to_pylist(), dtype=object)
+    return values.to_numpy().astype(np.int64) if pyarrow.types.is_integer(kind) else None
+
+
+def _pictures(table: pyarrow.Table, image: str, label: str) -> Examples:
+    """Images as the datasets library writes them, a struct of bytes and path, or plain bytes. No path is followed."""
+    from hub_fusion.evaluate.task_images import as_inputs, check_image
+
+    labels = _labels(table, label)
+    if labels is None or table.column(label).null_count:
+        raise ValueError(f"every image has a label, a word or a whole number; {label} does not say them")
+    rows = table.column(image).to_pylist()
+    contents: list[Any] = [row.get("bytes") if isinstance(row, dict) else row for row in rows]
+    for number, content in enumerate(contents):
+        if not isinstance(content, bytes):
+            raise ValueError(f"{image} of row {number} holds no bytes of an image; write them into the file (paths are "
+                             "not followed)")  # fmt: skip
+        check_image(content, f"{image} of row {number}")
+    return Examples(as_inputs(contents), labels, _label_names(table.schema.metadata or {}, label))
 
 
 def _columns(there: Sequence[str], asked: Columns) -> tuple[list[str], str]:
     """What the inputs and the label are called in a table, among the columns that are `there`."""
+    if "image" in asked or (asked.get("text", "text") not in there and "image" in there):
+        image, label = asked.get("image", "image"), asked.get("label", "label")
+        if lost := [name for name in (image, label) if name not in there]:
+            known = ", ".join(map(str, there)) or "none"
+            raise ValueError(f"columns must be image and label; {', '.join(lost)} is missing, there are {known}; say "
+                             "which is which in the task's columns")  # fmt: skip
+        return [image], label
     names: dict[Column, str] = {"text": "text", "text_pair": "text_pair", "label": "label", **asked}
-    absent = [c for c in names if names[c] not in there and (c != "text_pair" or c in asked)]
+    absent: list[Column] = [c for c in names if names[c] not in there and (c != "text_pair" or c in asked)]
     if absent:
         lacking = ", ".join(names[c] if names[c] == c else f"{names[c]} ({c})" for c in absent)
         raise ValueError(
             f"columns must be text, perhaps text_pair, and label; {lacking} is missing, there are "
             f"{', '.join(map(str, there)) or 'none'}; say which is which in the task's columns, {{text: …, label: …}}"
         )
-    return [names[c] for c in ("text", "text_pair") if names[c] in there], names["label"]  # type: ignore[index]
+    inputs: tuple[Column, ...] = ("text", "text_pair")
+    return [names[c] for c in inputs if names[c] in there], names["label"]
 
 
 def check_rows(rows: int) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
@@ -19,7 +20,7 @@ from hub_fusion.evaluate.task_files import Examples
 
 def split_off(examples: Examples, shares: Mapping[str, float], seed: int, where: str) -> dict[str, Examples]:
     """part → its share of `examples`, and what is left as ``train``. RecipeError if a part has none."""
-    places = np.array([_place(row.tolist() if row.dtype == object else row.tobytes(), seed) for row in examples.inputs])
+    places = np.array([_place(row, seed) for row in examples.inputs])
     found, start = {}, 0.0
     for part, share in shares.items():
         found[part] = examples.take(np.flatnonzero((places >= start) & (places < start + share)))
@@ -33,9 +34,11 @@ def split_off(examples: Examples, shares: Mapping[str, float], seed: int, where:
     return found
 
 
-def _place(content: list[str] | bytes, seed: int) -> float:
+def _place(row: np.ndarray[Any, Any], seed: int) -> float:
     """Where an input lies between 0 and 1."""
-    if isinstance(content, list):
-        content = json.dumps([" ".join(text.split()).casefold() for text in content]).encode()
+    if row.dtype != object or isinstance(row[0], bytes):
+        content = row.tobytes() if row.dtype != object else row[0]
+    else:
+        content = json.dumps([" ".join(text.split()).casefold() for text in row]).encode()
     digest = hashlib.blake2b(content, digest_size=8, salt=b"split", person=str(seed).encode()).digest()
     return int.from_bytes(digest) / 2**64

@@ -23,8 +23,9 @@ from typing import Any, Literal, cast
 import numpy as np
 
 from hub_fusion.errors import RecipeError
-from hub_fusion.evaluate.task_files import PARTS, SUFFIXES, Examples, Source, is_plain, read_examples
+from hub_fusion.evaluate.task_files import PARTS, SUFFIXES, Examples, Source, is_plain, read_examples, reading
 from hub_fusion.evaluate.task_hub import on_hub
+from hub_fusion.evaluate.task_images import read_folder
 from hub_fusion.evaluate.task_labels import number_labels
 from hub_fusion.evaluate.task_split import split_off
 from hub_fusion.recipe import Task
@@ -75,15 +76,15 @@ def load_task(task: Task, *, max_test: int) -> TaskData:
         found = number_labels(found, {part: sources[part].where for part in found}, task.labels)
     train = found.get("train", next(iter(found.values())))
     for part, examples in found.items():
-        if examples.inputs.shape[1:] != train.inputs.shape[1:] or examples.inputs.dtype != train.inputs.dtype:
+        if examples.inputs.shape[1:] != train.inputs.shape[1:] or examples.form != train.form:
             raise RecipeError(
                 f"{sources[part].where}: every part has inputs of one shape and kind; here {examples.inputs.shape[1:]} "
-                f"of {examples.inputs.dtype}, in train {train.inputs.shape[1:]} of {train.inputs.dtype}; convert it"
+                f"of {examples.form}, in train {train.inputs.shape[1:]} of {train.form}; convert it"
             )
     digest = hashlib.sha256()
     for part, examples in sorted(found.items()):
         _feed(digest, part, examples)
-    kind: Kind = "plain" if not labelled else "text" if train.inputs.dtype == object else "image"
+    kind: Kind = "plain" if not labelled else "text" if train.form == "text" else "image"
     parts: dict[Role, Examples] = {role: _cap(found[part], max_test) if labelled else found[part]
                                    for role, part in tests.items()}  # fmt: skip
     num_labels = int(train.labels.max()) + 1 if labelled else 0
@@ -96,7 +97,9 @@ def _in_folder(task: Task) -> dict[str, Source]:
         raise RecipeError(f"task {task.name!r}: {task.folder} is not a folder; evaluate.tasks[].path must name one")
     files = {part: file for part, names in PARTS.items() if (file := _find(task.folder, names))}
     return {
-        part: Source(str(file), partial(is_plain, file, task.columns), partial(read_examples, file, task.columns))
+        part: Source(str(file), lambda: False, partial(reading, str(file), partial(read_folder, file)))
+        if file.is_dir()
+        else Source(str(file), partial(is_plain, file, task.columns), partial(read_examples, file, task.columns))
         for part, file in files.items()
     }
 
@@ -121,16 +124,20 @@ def _with_split(task: Task, sources: dict[str, Source]) -> dict[str, Source]:
 
 def _find(folder: Path, names: tuple[str, ...]) -> Path | None:
     files = [file for name in names for suffix in SUFFIXES if (file := folder / f"{name}{suffix}").exists()]
+    files += [images for name in names if (images := folder / name).is_dir()]
     if len(files) > 1:
         both = " and ".join(file.name for file in files)
-        raise RecipeError(f"{folder}: each part is one file, but {both} exist; remove one")
+        raise RecipeError(f"{folder}: each part is one file, or one folder of images, but {both} exist; remove one")
     return files[0] if files else None
 
 
 def _feed(digest: Any, role: str, part: Examples) -> None:
     """Contents, not file bytes: the same examples have the same sum in any compression."""
     digest.update(json.dumps([role, part.inputs.shape, part.labels.tolist()]).encode())
-    text = part.inputs.dtype == object
+    if part.form == "image":
+        digest.update(json.dumps([hashlib.sha256(image).hexdigest() for image in part.inputs[:, 0]]).encode())
+        return
+    text = part.form == "text"
     digest.update(json.dumps(part.inputs.tolist()).encode() if text else part.inputs.astype("<f4").tobytes())
 
 

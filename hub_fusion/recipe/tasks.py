@@ -9,7 +9,7 @@ from pydantic import Field, PrivateAttr, model_validator
 
 from hub_fusion.recipe.section import Section
 
-Column = Literal["text", "text_pair", "label"]
+Column = Literal["text", "text_pair", "image", "label"]
 Part = Literal["train", "gate", "report"]
 
 
@@ -49,7 +49,7 @@ class Task(Section):
         None, description="gate: decides; report: never does; seen: a contributor trained on it; null: gate and report"
     )
     columns: dict[Column, str] = Field(
-        default_factory=dict, description="what text, text_pair and label are called in the task's tables"
+        default_factory=dict, description="what text, text_pair, image and label are called in the task's tables"
     )
     labels: tuple[str, ...] = Field(
         (), description="the labels in their order; empty: words by the alphabet, numbers as they are"
