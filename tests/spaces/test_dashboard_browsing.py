@@ -305,3 +305,9 @@ def test_attempts_are_sorted(shown: Shown, browser: Any) -> None:
             if order == "score":
                 scores = [float(score) for score in column(visit, "attempts-table", 4) if score]
                 assert scores == sorted(scores, reverse=True)
+
+
+def test_all_pages_are_there() -> None:
+    """The eight that people look for."""
+    assert list(PAGES) == [
+        "overview", "lineage", "generations", "contributors", "analysis", "contribute", "status", "about"]  # fmt: skip
