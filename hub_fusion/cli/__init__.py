@@ -13,6 +13,7 @@ from hub_fusion.cli import (
     again,
     contributor,
     demo,
+    deploy,
     hub,
     loop,
     maintainer,
@@ -31,7 +32,20 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
     help="Recycle community finetunes into better base models on the Hugging Face Hub.",
 )  # fmt: skip
-for family in (contributor, loop, maintainer, rank, merge, adapters, again, reevaluate, withdraw, simulate, demo):
+for family in (
+    contributor,
+    loop,
+    maintainer,
+    rank,
+    merge,
+    adapters,
+    again,
+    reevaluate,
+    withdraw,
+    deploy,
+    simulate,
+    demo,
+):
     for command in family.COMMANDS:
         app.command()(command)
 app.add_typer(hub.app, name="hub")
