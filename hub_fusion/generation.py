@@ -35,10 +35,18 @@ from hub_fusion.provenance import Clock, hardware, versions
 from hub_fusion.publish.channel import keep_stable
 from hub_fusion.publish.commit import PublishConflict, publish
 from hub_fusion.publish.keep import keep_contributions
+from hub_fusion.publish.proposal import open_proposal
 from hub_fusion.publish.state import BaseState, check_base, fused_credits, fused_keys, open_base
-from hub_fusion.publish.status import read_status, tell_headroom, tell_published, tell_queue, tell_rejected
+from hub_fusion.publish.status import (
+    read_status,
+    tell_headroom,
+    tell_proposed,
+    tell_published,
+    tell_queue,
+    tell_rejected,
+)
 from hub_fusion.recipe import Recipe, contaminations
-from hub_fusion.records import Attempt, Contribution, Formula, Generation, Headroom, Refusal, attempt_id, now
+from hub_fusion.records import Attempt, Contribution, Formula, Generation, Headroom, Proposed, Refusal, attempt_id, now
 from hub_fusion.weights.frozen import FrozenBase
 from hub_fusion.weights.fuse import Progress
 from hub_fusion.weights.remote import ADAPTER, Spool, fetch_checkpoint
@@ -51,7 +59,7 @@ if TYPE_CHECKING:
 class Outcome:
     """What a round came to. `waiting`: too few contributions; `known`: just these were judged before."""
 
-    status: Literal["published", "rejected", "waiting", "known", "planned"]
+    status: Literal["published", "proposed", "rejected", "waiting", "known", "planned"]
     reason: str
     base: str
     generation: int
@@ -89,6 +97,9 @@ def _round(
     state = open_base(hub, recipe.base, recipe.root, mend=not dry_run)
     say(Event("look", f"{recipe.base} is at gen-{state.generation}", generation=state.generation))
     check_base(hub, state)
+    if recipe.publish.mode == "pull-request" and (open := open_proposal(hub, state, say, dry_run=dry_run)):
+        why = f"pull request {open.number} for gen-{open.generation} awaits a decision: merge or close it"
+        return Outcome("waiting", why, recipe.base, state.generation)
     for _ in range(3):  # what is about to be fused may have gone or changed without being listed anew
         queue, refusals = find_contributions(recipe, hub, state, listing)
         chosen = choose(queue, recipe.round)
@@ -96,7 +107,8 @@ def _round(
         id = round_id(recipe, state, [c.sha for c in chosen])
         status = read_status(hub, state)
         before = [attempt for attempt in status.rejected if attempt.id == id]
-        known = bool(before) or any(entry.id == id for entry in state.index.entries)
+        judged = {*(entry.id for entry in state.index.entries), *(other.id for other in status.proposed)}
+        known = bool(before) or id in judged
         if listing is None or known or reason is None or listing.confirm(hub, recipe, chosen):
             break
     if not dry_run:
@@ -270,7 +282,12 @@ def finish_round(
     rejected = tuple(attempt for attempt in read_status(hub, state).rejected if attempt.id != id)
     revision = publish(hub, state, work / "candidate", generation, rejected, license=recipe.license,
                        keep_formats=recipe.publish.keep_formats, keep_heads=recipe.heads.kind == "keep",
-                       beside=beside, say=say)  # fmt: skip
+                       beside=beside, propose=recipe.publish.mode == "pull-request", say=say)  # fmt: skip
+    if revision.startswith("refs/pr/"):
+        proposed = Proposed(id=id, generation=generation.generation, number=int(revision.rpartition("/")[2]))
+        tell_proposed(hub, state.repo, add=proposed)
+        return Outcome("proposed", f"pull request {proposed.number} awaits a decision; {verdict.reason}", recipe.base,
+                       state.generation, generation, revision, refusals=tuple(refusals))  # fmt: skip
     tell_published(hub, state, generation, rejected)
     spool.empty()
     return Outcome("published", verdict.reason, recipe.base, generation.generation, generation, revision,

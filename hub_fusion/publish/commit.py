@@ -14,9 +14,11 @@ from typing import TYPE_CHECKING
 from hub_fusion.errors import HubConflict, HubError, RecordError
 from hub_fusion.events import Event, Say
 from hub_fusion.hub import FileInfo, Hub
+from hub_fusion.hub.pulls import Pulls
 from hub_fusion.publish.card import render_card
 from hub_fusion.publish.card_sections import withdrawn_notice
 from hub_fusion.publish.lineage import INDEX_PATH, append
+from hub_fusion.publish.proposal import description
 from hub_fusion.publish.state import BaseState, read_record, record_path
 from hub_fusion.records import Attempt, Generation, Index, generation_number
 from hub_fusion.weights.checkpoint import INDEX
@@ -93,9 +95,9 @@ def plan_commit(
 def publish(
     hub: Hub, state: BaseState, candidate: Path, record: Generation, rejected: tuple[Attempt, ...], *,
     license: str | None = None, keep_formats: bool = False, keep_heads: bool = False,
-    beside: Mapping[str, str] | None = None, say: Say = lambda _: None,
+    beside: Mapping[str, str] | None = None, propose: bool = False, say: Say = lambda _: None,
 ) -> str:  # fmt: skip
-    """Commit and tag a generation; gives its commit.
+    """Commit and tag a generation; gives its commit. To `propose` is to open a pull request; gives ``refs/pr/N``.
 
     Raises PublishConflict where the round must start over, HubConflict if somebody took the tag.
     """
@@ -113,6 +115,9 @@ def publish(
                 f"{state.repo} has a tag {tag} already, on {taken[:8]}, which is no generation: delete it"
             )
         try:
+            if propose:
+                text = description(record, _credits(record))
+                return f"refs/pr/{Pulls(hub, state.repo).propose(operations, _title(record), text, head)}"
             revision = hub.commit(state.repo, operations, _title(record), description=_credits(record), parent=head)
         except HubConflict:
             head = _next_head(hub, state, head)

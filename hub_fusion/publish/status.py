@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from hub_fusion.errors import HubConflict, HubUnreachable, RepoMissing
 from hub_fusion.publish.state import BaseState
-from hub_fusion.records import Attempt, Contribution, Generation, Headroom, Refusal, Status, Waiting, now
+from hub_fusion.records import Attempt, Contribution, Generation, Headroom, Proposed, Refusal, Status, Waiting, now
 
 if TYPE_CHECKING:
     from hub_fusion.hub import Hub
@@ -27,7 +27,8 @@ def read_status(hub: Hub, state: BaseState) -> Status:
     """The status, or an empty one before the first; attempts that the index lists already are left out."""
     status = _read(hub, state.repo)
     known = {entry.id for entry in state.index.entries}
-    return status.model_copy(update={"rejected": tuple(a for a in status.rejected if a.id not in known)})
+    left = {name: tuple(a for a in getattr(status, name) if a.id not in known) for name in ("rejected", "proposed")}
+    return status.model_copy(update=left)
 
 
 def tell_queue(
@@ -44,6 +45,17 @@ def tell_queue(
 def tell_error(hub: Hub, repo: str, error: str) -> None:
     """Why the watcher cannot make a round; what is known of queue and attempts stays. The next good round clears it."""
     _write(hub, repo, lambda status: status.model_copy(update={"last_error": error[:2000]}))
+
+
+def tell_proposed(hub: Hub, repo: str, *, add: Proposed | None = None, drop: str = "") -> None:
+    """That an attempt is in a pull request, or may be made anew; the 100 newest are known."""
+
+    def change(status: Status) -> Status:
+        gone = {drop, add.id if add else drop}
+        kept = tuple(p for p in status.proposed if p.id not in gone)
+        return status.model_copy(update={"proposed": (*kept, *([add] if add else []))[-100:]})
+
+    _write(hub, repo, change)
 
 
 def tell_stable(hub: Hub, repo: str, generation: int) -> None:

@@ -19,6 +19,9 @@ class Publish(Section):
     kind: Literal["weights", "adapter"] = Field(
         "weights", description="adapter: the base's weights stay frozen, and a generation is a LoRA adapter of them"
     )
+    mode: Literal["commit", "pull-request"] = Field(
+        "commit", description="pull-request: a generation awaits a human, who merges or closes it"
+    )
     hold_back: timedelta | None = Field(
         None, ge=timedelta(0), description="how long a generation is a candidate before it is stable; null: for ever"
     )

@@ -26,7 +26,7 @@ from hub_fusion.records.index import AttemptStatus, Index, IndexEntry
 from hub_fusion.records.record import SCHEMA_VERSION, Moment, Record, Role, Sha, Sha256, encodable, now
 from hub_fusion.records.schemas import write_schemas
 from hub_fusion.records.scores import Difference, Estimate, Retained, Score, Scores
-from hub_fusion.records.status import Headroom, Status, Waiting
+from hub_fusion.records.status import Headroom, Proposed, Status, Waiting
 from hub_fusion.records.verdict import Contamination, Control, Rule, Trial, Verdict
 
 __all__ = [
@@ -49,6 +49,7 @@ __all__ = [
     "KnownBy",
     "Line",
     "Moment",
+    "Proposed",
     "Record",
     "Refusal",
     "Relation",

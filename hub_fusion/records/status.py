@@ -17,6 +17,14 @@ class Waiting(Record):
     since: Moment | None = None
 
 
+class Proposed(Record):
+    """An attempt that the gate accepted and that awaits, or has had, a human's decision in a pull request."""
+
+    id: str
+    generation: int
+    number: int = Field(description="of the pull request")
+
+
 class Headroom(Record):
     """What the watcher's machine and the recipe's budget have left; as of the status's last change."""
 
@@ -37,6 +45,7 @@ class Status(Record):
     queue: tuple[Waiting, ...] = ()
     refusals: tuple[Refusal, ...] = ()
     rejected: tuple[Attempt, ...] = Field((), description="attempts the gate rejected since the newest generation")
+    proposed: tuple[Proposed, ...] = Field((), description="attempts in pull requests, open or closed; not made again")
     last_error: str | None = None
     headroom: Headroom | None = None
     stable: int | None = Field(None, description="the generation that was promoted to be stable last")
