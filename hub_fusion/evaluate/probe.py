@@ -69,7 +69,20 @@ def run_probe(
 def fit_probe(
     features: np.ndarray[Any, Any], labels: np.ndarray[Any, Any]
 ) -> Callable[[np.ndarray[Any, Any]], np.ndarray[Any, Any]]:
-    """scikit-learn's logistic regression (lbfgs, C = 1) on standardised features."""
+    """Features → labels, by scikit-learn's logistic regression (lbfgs, C = 1) on standardised features."""
+    predict: Callable[[np.ndarray[Any, Any]], np.ndarray[Any, Any]] = _fit(features, labels).predict
+    return predict
+
+
+def fit_log_probabilities(
+    features: np.ndarray[Any, Any], labels: np.ndarray[Any, Any]
+) -> Callable[[np.ndarray[Any, Any]], np.ndarray[Any, Any]]:
+    """The same regression: features → log-probabilities (n, labels), a column for each of the sorted labels."""
+    score: Callable[[np.ndarray[Any, Any]], np.ndarray[Any, Any]] = _fit(features, labels).predict_log_proba
+    return score
+
+
+def _fit(features: np.ndarray[Any, Any], labels: np.ndarray[Any, Any]) -> Any:
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
@@ -78,5 +91,4 @@ def fit_probe(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # an optimiser that stops at its limit still predicts
         model.fit(features, labels)
-    predict: Callable[[np.ndarray[Any, Any]], np.ndarray[Any, Any]] = model.predict
-    return predict
+    return model

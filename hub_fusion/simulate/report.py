@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from hub_fusion.evaluate.scores import Answers, difference
+from hub_fusion.simulate.ensemble import ENSEMBLES
 from hub_fusion.simulate.ledger import Ledger
 from hub_fusion.simulate.paths import tell_paths
 from hub_fusion.simulate.settings import Simulation
@@ -25,15 +26,18 @@ ROLES = ("gate", "report", "seen")
 def report(simulation: Simulation, ledger: Ledger) -> dict[str, Any]:
     """``{"settings", "steps", "scores", "best", "changes", "dimensions", "paths", …}``, values that JSON can hold.
 
-    ``changes`` has every model against gen-0 and, where there is a best generation, that against every other model:
+    ``changes`` has every model against gen-0, where there is a best generation that against every other model, and
+    ensembles against the fuse of the same finetunes:
     mean, low and high of the accuracies' difference over the tasks that both have in full, with the seeds that both
     have, the tasks' median and each task's change. ``best`` is by few-shot, else the probe, None until it is measured.
     """
-    models = [f"gen-{g}" for g in range(simulation.generations + 1)] + list(simulation.controls)
+    ensembles = list(ENSEMBLES) if simulation.measure.ensemble else []
+    models = [f"gen-{g}" for g in range(simulation.generations + 1)] + list(simulation.controls) + ensembles
     found = {(m, r, p): ledger.answers(m, r, p) for p in PROTOCOLS for r in ROLES for m in models}
     best = best_generation(simulation, found)
     pairs = [(model, ROOT) for model in models if model != ROOT or best == ROOT]
     pairs += [(best, model) for model in models if best and model not in (best, ROOT)]
+    pairs += [(model, "one-round") for model in ensembles]  # the same finetunes, fused
     changes = []
     for protocol in PROTOCOLS:
         for role in ROLES:
@@ -49,7 +53,8 @@ def report(simulation: Simulation, ledger: Ledger) -> dict[str, Any]:
     ]  # fmt: skip
     steps = [line for line in ledger.lines if line["step"] in ("finetune", "fuse", "control")]
     settings = simulation.model_dump(mode="json", exclude={"root", "tasks"})
-    found_dimensions = {p: one_dimension(found, p) for p in PROTOCOLS}
+    single = {key: answers for key, answers in found.items() if key[0] not in ensembles}
+    found_dimensions = {p: one_dimension(single, p) for p in PROTOCOLS}
     return {"settings": settings, "steps": steps, "scores": scores, "best": best, "changes": changes,
             "dimensions": found_dimensions, **tell_paths(ledger)}  # fmt: skip
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from hub_fusion.errors import RecipeError
 from hub_fusion.simulate.controls import make_controls
+from hub_fusion.simulate.ensemble import measure_ensembles
 from hub_fusion.simulate.ledger import Ledger
 from hub_fusion.simulate.loop import Run, Say, grow
 from hub_fusion.simulate.paths import measure_paths
@@ -38,7 +39,7 @@ def run_simulation(
         grow(run)
     if not only or "controls" in only:
         make_controls(run)
-    if (not only or "measure" in only) and (absent := measure_all(run)):
+    if (not only or "measure" in only) and (absent := measure_all(run) + measure_ensembles(run)):
         say(f"{absent} measurements wait for models that do not exist yet")
     if not only or "paths" in only:
         measure_paths(run)

@@ -46,6 +46,9 @@ class Measures(Section):
     finetune_at: tuple[int, ...] | None = None
     finetune_also: tuple[ControlName, ...] = Field((), description="controls that are finetuned as well")
     seen_at: tuple[int, ...] = Field((), description="generations whose probe is also measured on the seen tasks")
+    ensemble: bool = Field(
+        False, description="the finetunes of control one-round not fused but asked together, by the probe"
+    )
     path_points: int | None = Field(None, ge=3, description="walk the lines between checkpoints in so many points")
     seeds: int = Field(1, ge=1)
     max_test_examples: int = Field(500, ge=10)
@@ -78,6 +81,8 @@ class Simulation(Section):
             raise ValueError(f"every task has one role; given twice: {', '.join(twice)}")
         if self.contributors > len(self.seen):
             raise ValueError(f"{self.contributors} contributors need as many seen tasks, there are {len(self.seen)}")
+        if self.measure.ensemble and (self.measure.probe is None or "one-round" not in self.controls):
+            raise ValueError("measure.ensemble needs measure.probe, and the control one-round, whose finetunes it asks")
         if self.long_finetune_on is not None and self.long_finetune_on not in self.seen:
             raise ValueError(f"long_finetune_on is one of the seen tasks, not {self.long_finetune_on!r}")
         return self

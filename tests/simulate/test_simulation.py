@@ -11,7 +11,12 @@ import pytest
 from evaluate.conftest import make_bert, write_texts
 
 from hub_fusion.errors import RecipeError, RecordError
+from hub_fusion.evaluate.features import task_features
 from hub_fusion.evaluate.models import load_body
+from hub_fusion.evaluate.probe import choose_subset
+from hub_fusion.evaluate.tasks import load_task
+from hub_fusion.recipe import Task
+from hub_fusion.simulate.ensemble import ENSEMBLES
 from hub_fusion.simulate.ledger import Ledger
 from hub_fusion.simulate.loop import contributors_of
 from hub_fusion.simulate.report import best_generation, one_dimension
@@ -37,6 +42,7 @@ measure:
   finetune_at: [0, 2]
   finetune_also: [multitask]
   seen_at: [2]
+  ensemble: true
   path_points: 3
   max_length: 16
 controls: [random, one-round, multitask, long-finetune]
@@ -92,10 +98,38 @@ def test_the_file_says_what_is_measured(whole) -> None:
     expected |= {(m, "finetune", *t) for m in ("gen-0", "gen-2", "multitask") for t in unseen}
     expected |= {(m, "probe", *t) for m in ("gen-0", "gen-1", "gen-2", *controls) for t in unseen}
     expected |= {("gen-2", "probe", t, "seen") for t in "abc"}
+    expected |= {(m, "probe", *t) for m in ENSEMBLES for t in (*unseen, *((t, "seen") for t in "abc"))}
     assert measured == expected
     compared = {(c["model"], c["protocol"], c["role"]) for c in found["changes"]
                 if c["against"] == "gen-0" != c["model"]}  # fmt: skip
     assert compared == {(m, p, r) for m, p, _, r in expected if m != "gen-0" and r != "seen"}
+
+
+def test_an_ensemble_asks_the_finetunes_that_one_round_fuses(whole, place: Path) -> None:
+    """Each of its three forms, from the finetunes' features and scikit-learn by hand; held against the fuse of them."""
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    out, found = whole
+    task = load_task(Task(name="e", path=place / "tasks" / "e", role="report"), max_test=500)
+    rows, part = choose_subset(task.train.labels, 10, 0), task.parts["report"]
+    inputs = {"train": task.train.inputs[rows], "test": part.inputs}
+    vectors = [task_features(out / "finetunes" / "gen-1" / name, task, inputs, "mean", 16) for name in "abc"]
+
+    def fit(train: np.ndarray):
+        return make_pipeline(StandardScaler(), LogisticRegression(max_iter=500)).fit(train, task.train.labels[rows])
+
+    logits = sum(fit(v["train"]).decision_function(v["test"]) for v in vectors)
+    mean, row = ({p: f([v[p] for v in vectors]) for p in inputs} for f in (lambda x: np.mean(x, 0), np.hstack))
+    answers = {"logits": (logits > 0).astype(int), "mean": fit(mean["train"]).predict(mean["test"]),
+               "stacked": fit(row["train"]).predict(row["test"])}  # fmt: skip
+    ledger = Ledger(out)
+    for name, answer in answers.items():
+        kept = ledger.answers(f"ensemble-{name}", "report", "probe")["e", "report", "probe"]
+        assert np.array_equal(kept[0], answer == part.labels), name
+    pairs = {(c["model"], c["against"]) for c in found["changes"] if c["role"] == "report"}
+    assert pairs >= {(m, a) for m in ENSEMBLES for a in ("gen-0", "one-round")}
 
 
 def test_a_change_is_the_difference_of_the_accuracies_and_lies_in_its_interval(whole) -> None:
@@ -221,6 +255,7 @@ def test_a_ledger_from_before_a_setting_existed_goes_on(whole, place: Path, comp
         ("contributors: 2", "contributers: 2", "did you mean 'contributors'"),
         ("controls:", "long_finetune_on: e\ncontrols:", "one of the seen tasks, not 'e'"),
         ("max_length: 16}", "max_lenght: 16}", "did you mean 'max_length'"),
+        ("random, one-round", "random", "needs measure.probe, and the control one-round"),
         ("seen: [a", "seen: {a", "not YAML"),
     ],
 )
