@@ -27,6 +27,10 @@ def simulate(
               f"{r['mean']:+.3f} [{r['low']:+.3f}, {r['high']:+.3f}]"] for r in found["changes"]]  # fmt: skip
     print_table(f"{out}: best by the gate tasks is {found['best'] or 'not known yet'}",
                 ["model", "against", "protocol", "tasks", "accuracy", "change"], cells)  # fmt: skip
+    for barriers in (b for b in found["barriers"] if b["rho"] is not None):
+        interval = "" if barriers["low"] is None else f" [{barriers['low']:+.2f}, {barriers['high']:+.2f}]"
+        say(f"barriers of the paths from {barriers['path']} and accuracy on the {barriers['role']} tasks: "
+            f"rank correlation {barriers['rho']:+.2f}{interval}, n = {barriers['n']}")  # fmt: skip
 
 
 COMMANDS = [simulate]

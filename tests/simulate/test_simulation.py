@@ -19,6 +19,7 @@ from hub_fusion.recipe import Task
 from hub_fusion.simulate.ensemble import ENSEMBLES
 from hub_fusion.simulate.ledger import Ledger
 from hub_fusion.simulate.loop import contributors_of
+from hub_fusion.simulate.paths import correlation, tell_paths
 from hub_fusion.simulate.report import best_generation, one_dimension
 from hub_fusion.simulate.run import run_simulation
 from hub_fusion.simulate.settings import Simulation
@@ -167,7 +168,38 @@ def test_paths_have_the_ends_that_were_measured_and_what_lies_below_the_chord(wh
     }
     ends = {(p["model"], p["generation"]): p["accuracies"] for p in found["paths"]}
     assert ends["root", 2][0] == gate["gen-0"] and ends["root", 2][-1] == gate["gen-2"]
-    assert found["rank_correlation"] is None, "two paths have no rank correlation"
+    barriers = {(b["path"], b["role"]): b for b in found["barriers"]}
+    assert set(barriers) == {(p, r) for p in ("parent", "root", "contributions") for r in ("gate", "report")}
+    assert all(b["rho"] is None and b["n"] <= 2 for b in barriers.values()), "two paths have no rank correlation"
+
+
+def test_barriers_are_held_against_the_accuracy_of_the_generation_that_lies_at_the_end(tmp_path: Path) -> None:
+    """Of all generations that have both; rising barriers with falling accuracy on the report tasks are −1, of four."""
+    ledger = Ledger(tmp_path)
+    for generation, right in ((1, 9), (2, 7), (3, 4), (4, 2), (5, 0)):
+        ledger.write(step="path", model="parent", generation=generation, accuracies=[0.5, 0.5], barrier=generation / 10)
+        if generation < 5:  # the newest is not measured yet
+            about = {"model": f"gen-{generation}", "task": "e", "role": "report", "protocol": "probe", "seed": 0}
+            ledger.keep(*about.values(), np.arange(10) < right)
+            ledger.write(step="measure", **about)
+    found = tell_paths(ledger)
+    assert [(b["path"], b["role"], b["n"], b["rho"]) for b in found["barriers"]] == [
+        ("parent", "gate", 0, None), ("parent", "report", 4, -1.0)]  # fmt: skip
+    assert found["barriers"][1]["low"] == -1 and found["barriers"][1]["high"] > 0, "four say nothing for certain"
+
+
+def test_a_rank_correlation_is_as_uncertain_as_its_few_pairs() -> None:
+    """Spearman's formula and the interval by hand; of two there is none, of three no interval."""
+    assert correlation([(1, 1), (2, 2)]) == {"n": 2, "rho": None, "low": None, "high": None}
+    assert correlation([(1, 1), (2, 2), (3, 3)]) == {"n": 3, "rho": 1, "low": None, "high": None}
+    assert correlation([(1, 1)] * 9)["rho"] is None
+    order = np.random.default_rng(0).permutation(10)
+    pairs = [(float(i), float(j)) for i, j in enumerate(order)]
+    found, squares = correlation(pairs), sum((i - j) ** 2 for i, j in pairs)
+    assert found["rho"] == pytest.approx(1 - 6 * squares / 990, abs=1e-4)
+    half = 1.959964 * np.sqrt((1 + found["rho"] ** 2 / 2) / 7)
+    expected = [np.tanh(np.arctanh(found["rho"]) + side * half) for side in (-1, 1)]
+    assert [found["low"], found["high"]] == pytest.approx(expected, abs=1e-3)
 
 
 def test_one_dimension_explains_scores_that_rise_together_and_half_of_two_that_do_not() -> None:
