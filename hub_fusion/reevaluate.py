@@ -22,9 +22,9 @@ from hub_fusion.evaluate.scores import Measurement, compare, compare_likelihoods
 from hub_fusion.evaluate.suite import measure, suite_id
 from hub_fusion.hub import Hub
 from hub_fusion.publish.rollback import roll_back, withdrawn_by
-from hub_fusion.publish.state import BaseState, open_base, read_record
-from hub_fusion.recipe import Gate, Recipe
-from hub_fusion.records import Difference, Generation, Index, IndexEntry, Scores, Verdict
+from hub_fusion.publish.state import BaseState, fused_credits, open_base, read_record
+from hub_fusion.recipe import Gate, Recipe, contaminations
+from hub_fusion.records import Contamination, Difference, Generation, Index, IndexEntry, Scores, Verdict
 from hub_fusion.weights.frozen import FrozenBase
 from hub_fusion.weights.fuse import folder_sha256
 from hub_fusion.weights.remote import ADAPTER, fetch_checkpoint
@@ -95,6 +95,7 @@ class Reevaluation:
     suite: str
     measured: Mapping[int, Measurement]
     judged: tuple[Judged, ...]  # the newest first
+    contaminated: tuple[Contamination, ...]  # tasks that flatter: contributions name their data
 
     @property
     def disagrees(self) -> bool:
@@ -123,7 +124,8 @@ def reevaluate(
             say(f"measuring gen-{number}")
             measured[number] = _measure(hub, state, number, recipe, compute, work, cache, say)
     judged = tuple(_judge(records[number], measured, state.index, recipe.gate) for number in chosen)
-    return Reevaluation(suite, measured, judged)
+    fused = [(number, credit) for number, credit in fused_credits(hub, state) if number <= max(chosen)]
+    return Reevaluation(suite, measured, judged, contaminations(recipe.evaluate.tasks, fused))
 
 
 def withdraw(hub: Hub, repo: str, judged: Judged, suite: str) -> tuple[str, int]:

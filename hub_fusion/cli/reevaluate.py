@@ -126,7 +126,8 @@ def facts(found: Reevaluation, repo: str, done: dict[int, dict[str, Any]]) -> di
     ]  # fmt: skip
     measured = [{"generation": number, "scores": found.measured[number].scores.model_dump(mode="json")}
                 for number in sorted(found.measured)]  # fmt: skip
-    return {"repo": repo, "suite": found.suite, "disagrees": found.disagrees, "judged": judged, "measured": measured}
+    return {"repo": repo, "suite": found.suite, "disagrees": found.disagrees, "judged": judged, "measured": measured,
+            "contaminated": [task.model_dump(mode="json") for task in found.contaminated]}  # fmt: skip
 
 
 def _said(verdict: Verdict | None) -> dict[str, Any] | None:
@@ -145,6 +146,8 @@ def show(found: Reevaluation, repo: str) -> None:
     for judged in found.judged:
         for text in words(judged):
             say(text)
+    for task in found.contaminated:
+        say(f"{task.task} is not held out, so it flatters: {', '.join(task.contributions[:3])} name its data")
 
 
 def _cells(rule: Rule) -> list[str]:

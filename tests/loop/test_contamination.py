@@ -7,6 +7,7 @@ from typing import Any
 
 from hub_fusion.publish.rollback import roll_back
 from hub_fusion.publish.state import fused_credits, open_base
+from hub_fusion.reevaluate import reevaluate
 
 from .world import BASE, World, judged
 
@@ -30,6 +31,10 @@ def test_a_tainted_task_is_told_in_record_and_card_until_who_tainted_it_is_withd
         assert [(f.task, f.contributions, f.since) for f in found] == [("light", (f"ann/finetune@{sha}",), since)]
     card = empty.text("README.md")
     assert "not held out" in card and "light, since gen-1 (ann/finetune)" in card and "| light ‡ |" in card
+
+    places = {"work": empty.work / "reevaluate", "cache": empty.work / "scores"}
+    again = reevaluate(empty.maintainer, BASE, rules(empty, task), empty.compute, **places)
+    assert [(f.task, f.since) for f in again.contaminated] == [("light", 1)], "a larger suite may hold more of them"
 
     empty.contribute("cem", seed=9, datasets=["acme/quadrants"])
     empty.contribute("dora", seed=11, datasets=["acme/another"])
