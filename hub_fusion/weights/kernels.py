@@ -12,6 +12,7 @@ from hub_fusion.weights.compiled import compiled
 
 MAGNITUDE = np.int32(0x7FFFFFFF)
 INFINITE = np.int32(0x7F800000)  # magnitudes from here on are infinity or NaN
+TOO_LARGE = np.uint32(0x7F7F8000)  # from here on they are, or round to infinity in bfloat16
 
 
 @compiled
@@ -88,8 +89,8 @@ def add_to_bf16(base, merged, step, out):
         odd = np.uint32(np.uint32(bits >> np.uint32(16)) & np.uint32(1))
         rounded = np.uint32(np.uint32(np.uint32(bits + np.uint32(0x7FFF)) + odd) >> np.uint32(16))
         out[j] = rounded
-        largest = max(largest, np.uint32(rounded & np.uint32(0x7FFF)))
-    return largest < np.uint32(0x7F80)
+        largest = max(largest, np.uint32(bits & np.uint32(0x7FFFFFFF)))
+    return largest < TOO_LARGE
 
 
 @compiled

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from hub_fusion.errors import WeightsError
 from hub_fusion.weights import arithmetic, tensors
@@ -56,6 +57,16 @@ def test_both_ways_give_the_same_bytes(
     general = FusePlan(base, tmp_path / "general", sources, method, options, step=0.5, seed=3)
     reports.append(fuse(general, Compute()))
     assert reports[0].files == reports[1].files == reports[2].files
+
+
+def test_a_nan_with_every_bit_set_is_not_rounded_to_zero(tmp_path: Path) -> None:
+    """Adding half a step to its bits goes past the largest number; so rounding must not be what looks for NaN."""
+    base, sources = world(tmp_path / "older", torch.float32)
+    weights = load_file(base / "model.safetensors")
+    weights["body.b"].view(torch.int32)[7] = -1
+    save_folder(base, weights)
+    with pytest.raises(WeightsError, match=r"body.b is not finite"):
+        fuse(FusePlan(base, tmp_path / "out", sources, dtype="BF16"), Compute())
 
 
 @pytest.mark.parametrize("method", ["mean", "ties", "dare"])
