@@ -8,6 +8,7 @@ cuda.py does the same.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack
 from functools import partial
 from typing import Any
 
@@ -21,9 +22,10 @@ from hub_fusion.weights.checkpoint import Checkpoint
 from hub_fusion.weights.codec import STORED, is_finite, narrow, widen
 from hub_fusion.weights.cuts import Cut, find_cuts
 from hub_fusion.weights.deltas import Deltas
+from hub_fusion.weights.descriptors import at_once
 from hub_fusion.weights.reading import Array, Origins, Reader, gram_of
 from hub_fusion.weights.schedule import BUNDLE_ELEMENTS
-from hub_fusion.weights.strips import fuse_strips
+from hub_fusion.weights.strips import fuse_files, fuse_strips, slab_elements
 from hub_fusion.weights.tensors import TensorWork
 from hub_fusion.weights.twins import Around, Strips, block_elements, find_strips, find_twin
 
@@ -92,14 +94,14 @@ class Arithmetic(Reader):
         return stored
 
     def _by_strips(self, how: Strips, work: TensorWork, base: Checkpoint, first: int, last: int) -> Array | None:
-        """A block of a tensor that all contributions store in the base's dtype; None if anything is not finite."""
+        """A block of a tensor that all contributions store in the base's dtype.
+
+        None if anything is not finite or a file ends too early: the general way says what and where.
+        """
         dtype, size, n = STORED[work.stored.dtype], last - first, len(work.taking)
-        raw = self.buffer("raws", n * size, dtype).reshape(n, size)
-        for row, d in zip(raw, work.taking, strict=True):
-            d.files.raw(str(d.names[work.name]), first, last, row)
         generation = work.taking[0].origin
-        origin = generation.raw(work.name, first, last, self.buffer("origin", size, dtype))
-        there = origin if generation is base else base.raw(work.name, first, last, self.buffer("there", size, dtype))
+        read = [(d.files, str(d.names[work.name])) for d in work.taking] + [(generation, work.name)]
+        read += [] if generation is base else [(base, work.name)]
         if len(work.blocks) == 1 and "keep" in work.asked and not self.over_model:
             for i in range(n):
                 self.find_cuts(work, i)
@@ -107,9 +109,20 @@ class Arithmetic(Reader):
         scales = np.array([d.source.scale for d in work.taking], np.float32)
         out = self.buffer("stored", size, dtype)
         weights, keys = how.weights(work.weights), np.array(work.keys, np.uint32)
-        finite = fuse_strips(raw, origin, there, scales, how.kind, weights, cuts, keys, first, np.float32(how.density),
-                             np.float32(how.scale), np.float32(self.step), out)  # fmt: skip
-        return out if finite else None
+        rest = (scales, how.kind, weights, cuts, keys, first, np.float32(how.density), np.float32(how.scale),
+                np.float32(self.step), out)  # fmt: skip
+        local = all(c.is_local for c, _ in read) and len(read) <= at_once()
+        room = slab_elements(n, out.itemsize, size) if local else size + size % 2
+        raw, origin = self.buffer("raws", n * room, dtype).reshape(n, room), self.buffer("origin", room, dtype)
+        there = origin if generation is base else self.buffer("there", room, dtype)
+        if local:
+            with ExitStack() as meanwhile:
+                places = [c.opened(name, first, last, meanwhile) for c, name in read]
+                files, offsets = np.array([f for f, _ in places], np.int32), np.array([at for _, at in places])
+                return out if fuse_files(files, offsets, raw, origin, there, *rest) else None
+        for into, (checkpoint, name) in zip((*raw, origin, there), read, strict=False):
+            checkpoint.raw(name, first, last, into[:size])
+        return out if fuse_strips(raw, origin, there, *rest) else None
 
     def not_finite(self, work: TensorWork) -> WeightsError:
         """The error for a result with NaN or infinity."""

@@ -21,6 +21,8 @@ from hub_fusion.errors import HeaderError, WeightsError
 from hub_fusion.weights.store import LocalFiles, Store
 
 if TYPE_CHECKING:
+    from contextlib import ExitStack
+
     import numpy as np
     import torch
 
@@ -226,6 +228,22 @@ class Checkpoint(Mapping[str, TensorSpec]):
             self.store.read_into(spec.file, spec.start + first * item, memoryview(out.data).cast("B"))
             self.bytes_read += (last - first) * item
         return out
+
+    @property
+    def is_local(self) -> bool:
+        """Whether it lies in files of this machine."""
+        return isinstance(self.store, LocalFiles)
+
+    def opened(self, name: str, first: int, last: int, meanwhile: ExitStack) -> tuple[int, int]:
+        """The file of elements [first, last) and the byte where they begin, for those who read them without `raw`.
+
+        Of local ones only. It stays open until the end of `meanwhile`. Raises WeightsError if it cannot be opened.
+        """
+        assert isinstance(self.store, LocalFiles), self.store
+        spec = self.tensors[name]
+        item = ITEM_BYTES[spec.dtype]
+        self.bytes_read += (last - first) * item
+        return self.store.opened(spec.file, meanwhile), spec.start + first * item
 
     def read(self, name: str) -> torch.Tensor:
         """The tensor in its stored dtype, a view of the mapped file (changing it changes only the copy in memory)."""

@@ -79,4 +79,9 @@ def _most() -> int:
     return min(MOST, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 4)
 
 
+def at_once() -> int:
+    """How many files one thread may hold at a time; more are opened one after another."""
+    return _most() // 2
+
+
 SHARED = Descriptors()  # of this process

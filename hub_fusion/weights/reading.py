@@ -14,6 +14,7 @@ from hub_fusion.weights.checkpoint import Checkpoint, TensorSpec
 from hub_fusion.weights.codec import STORED, widen
 from hub_fusion.weights.deltas import Deltas
 
+PAGE = 4096  # bytes
 Array = np.ndarray
 Origins = dict[int, Array]  # id of a checkpoint → its rows of the block at hand, read once for all who started from it
 
@@ -84,7 +85,8 @@ class Reader:
         buffers: dict[str, Array] = self.scratch.__dict__
         need = size * np.dtype(dtype).itemsize
         if key not in buffers or buffers[key].nbytes < need:
-            buffers[key] = np.empty(need, np.uint8)
+            room = np.empty(need + PAGE, np.uint8)  # the system copies faster to where a page begins
+            buffers[key] = room[-room.ctypes.data % PAGE :][:need]
         return buffers[key][:need].view(dtype)
 
     def explain(self, source: Deltas, spec: TensorSpec, first: int, out: Array) -> WeightsError:

@@ -7,6 +7,7 @@ threads at once are fine, and nothing is mapped: memory that a fuse takes is the
 from __future__ import annotations
 
 import os
+from contextlib import ExitStack
 from itertools import count
 from pathlib import Path
 from typing import Protocol
@@ -42,6 +43,16 @@ class LocalFiles:
 
     def __del__(self) -> None:
         SHARED.close(self._owner)
+
+    def opened(self, file: str, meanwhile: ExitStack) -> int:
+        """The descriptor of a file, open until the end of `meanwhile`. Raises WeightsError if it cannot be opened."""
+        path = f"{self.folder}{os.sep}{file}"
+        try:
+            taken = SHARED.take(self._owner, path, os.O_RDONLY)
+        except OSError as error:
+            raise WeightsError(f"cannot read {path}: {error.strerror}") from None
+        meanwhile.callback(SHARED.give_back, taken)
+        return taken.descriptor
 
     def read_into(self, file: str, offset: int, out: memoryview) -> None:
         """See Store. Raises WeightsError for a file that ends too early or cannot be read."""

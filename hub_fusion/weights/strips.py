@@ -1,20 +1,33 @@
 """Whole blocks in one compiled call, for the common case: finetunes of one generation, all stored in one dtype.
 
 The block is worked through in strips that stay in the fastest caches: widen, subtract, merge, add, round. It gives
-the bytes of the general way through Arithmetic (a test holds the two together), several times as fast.
+the bytes of the general way through Arithmetic (a test holds the two together), several times as fast. Files of this
+machine are read by the same call, some strips of all contributions at a time: what is read is used while the core still
+has it at hand, and no call of the interpreter is spent on it. They are read and not mapped, since a mapped file that is
+cut short kills the process.
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 import numpy as np
 from numba import types
 from numba.extending import overload
 
-from hub_fusion.weights import kernels
+from hub_fusion.weights import kernels, pairs
 from hub_fusion.weights.compiled import compiled
 
 LINEAR, TIES, DARE, DARE_TIES = range(4)
 STRIP = 2048  # elements: 8 KB of float32
+SLAB_BYTES = 9 * 2**17  # of all contributions together that are read at a time: about one core's second cache
+_pread: Any = types.ExternalFunction("pread", types.intp(types.intc, types.uintp, types.uintp, types.int64))  # POSIX
+
+
+def slab_elements(contributions: int, item_bytes: int, size: int) -> int:
+    """How many elements of each contribution `fuse_files` reads at a time: whole strips, no more than it needs."""
+    strips = SLAB_BYTES // ((contributions + 1) * item_bytes * STRIP)
+    return min(max(strips, 1) * STRIP, size + size % 2)
 
 
 def _widen(raw, out): ...
@@ -41,18 +54,6 @@ def _subtract_of(raw, origin, scale, out):
     return lambda raw, origin, scale, out: kernels.subtract(raw, origin, scale, out)
 
 
-def _add_change(raw, origin, scale, coefficient, out): ...
-
-
-@overload(_add_change, jit_options={"nogil": True})
-def _add_change_of(raw, origin, scale, coefficient, out):
-    if raw.dtype == types.uint16:
-        return lambda raw, origin, scale, coefficient, out: kernels.add_change_bf16(
-            raw, origin, scale, coefficient, out
-        )
-    return lambda raw, origin, scale, coefficient, out: kernels.add_change(raw, origin, scale, coefficient, out)
-
-
 def _add(base, merged, step, out): ...
 
 
@@ -71,28 +72,86 @@ def _add_of(base, merged, step, out):
     return add
 
 
+def _sum(raw, origin, base, scales, weights, step, start, out): ...
+
+
+@overload(_sum, jit_options={"nogil": True})
+def _sum_of(raw, origin, base, scales, weights, step, start, out):
+    """One strip of a sum, which needs no changes side by side: `raw` from `start` on, the others are the strip's."""
+    if raw.dtype == types.uint16:
+        return lambda raw, origin, base, scales, weights, step, start, out: pairs.fuse_sum(
+            raw, origin, base, scales, weights, step, start, out
+        )
+
+    def sum_(raw, origin, base, scales, weights, step, start, out):
+        finite, merged = True, np.full(len(out), np.float32(-0.0))  # to which x adds as x, whatever its sign
+        for i in range(len(raw)):
+            finite &= kernels.add_change(raw[i, start : start + len(out)], origin, scales[i], weights[i], merged)
+        return finite & _add(base, merged, step, out)
+
+    return sum_
+
+
+@compiled
+def _read_at(descriptor, out, offset):
+    """Fill `out` from a file; False where it ends too early or cannot be read."""
+    at, left = out.ctypes.data, out.nbytes
+    while left > 0:
+        count = _pread(descriptor, at, left, offset)
+        if count <= 0:
+            return False
+        at, left, offset = at + count, left - count, offset + count
+    return True
+
+
+@compiled
+def fuse_files(descriptors, offsets, raw, origin, base, scales, kind, weights, cuts, keys, first, density, scale, step,
+               out):  # fmt: skip
+    """`fuse_strips` of a block that is read here; also False if a file does not hold it, which reading again explains.
+
+    `descriptors` are open files of the contributions, of the origin and, unless that is the origin, of the base;
+    `offsets` where the block begins in each. `raw` (contributions, elements), `origin` and `base` are room to read
+    into; the last two may be the same.
+    """
+    n, most = raw.shape
+    finite = True
+    for start in range(0, len(out), most):
+        size = min(most, len(out) - start)
+        passed = start * raw.itemsize
+        for i in range(n):
+            if not _read_at(descriptors[i], raw[i, :size], offsets[i] + passed):
+                return False
+        if not _read_at(descriptors[n], origin[:size], offsets[n] + passed):
+            return False
+        if len(descriptors) > n + 1 and not _read_at(descriptors[n + 1], base[:size], offsets[n + 1] + passed):
+            return False
+        finite &= fuse_strips(raw, origin, base, scales, kind, weights, cuts, keys, first + start, density, scale, step,
+                              out[start : start + size])  # fmt: skip
+    return finite
+
+
 @compiled
 def fuse_strips(raw, origin, base, scales, kind, weights, cuts, keys, first, density, scale, step, out):
     """out = base + step·merge(raw − origin); gives whether all deltas and the result are finite.
 
-    `raw` is (contributions, elements), bfloat16 as uint16 or float32, like `origin`, `base` and `out` (elements,).
+    `raw` is (contributions, elements), bfloat16 as uint16 or float32, like `origin`, `base` and `out` (elements,); all
+    but `out` may be longer, and rows of uint16 have an even length.
     `cuts` is int64 (contributions, 4): bits and index of the leading and of the last cut; `keys` uint32
     (contributions, 2); `first` is the index of the first element, whose lower 32 bits must not overflow in the block.
     """
-    n, m = raw.shape
-    deltas, start_, there = np.empty((n, STRIP), np.float32), np.empty(STRIP, np.float32), np.empty(STRIP, np.float32)
-    merged_ = np.empty(STRIP, np.float32)
+    n, m = len(raw), len(out)
+    deltas = np.empty((n if kind != LINEAR else 0, STRIP), np.float32)
+    start_, there, merged_ = np.empty(STRIP, np.float32), np.empty(STRIP, np.float32), np.empty(STRIP, np.float32)
     finite = True
     for start in range(0, m, STRIP):
         stop = min(start + STRIP, m)
         size = stop - start
+        if kind == LINEAR:
+            finite &= _sum(raw, origin[start:stop], base[start:stop], scales, weights, step, start, out[start:stop])
+            continue
         _widen(origin[start:stop], start_[:size])
         merged = merged_[:size]
-        if kind == LINEAR:  # a sum needs no changes side by side
-            merged[:] = np.float32(-0.0)  # to which x adds as x, whatever its sign
-            for i in range(n):
-                finite &= _add_change(raw[i, start:stop], start_[:size], scales[i], weights[i], merged)
-        for i in range(n if kind != LINEAR else 0):
+        for i in range(n):
             delta = deltas[i, :size]
             finite &= _subtract(raw[i, start:stop], start_[:size], scales[i], delta)
             if kind == TIES:
@@ -108,7 +167,7 @@ def fuse_strips(raw, origin, base, scales, kind, weights, cuts, keys, first, den
             kernels.weighted_sum(block, weights, merged)
             for j in range(size):
                 merged[j] = np.float32(merged[j] * scale)
-        elif kind != LINEAR:
+        else:
             kernels.mean_of_agreeing(block, weights, scale, merged)
         _widen(base[start:stop], there[:size])
         finite &= _add(there[:size], merged, step, out[start:stop])

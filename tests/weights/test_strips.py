@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +25,8 @@ METHODS: list[tuple[str, dict[str, Any]]] = [
 SHAPES = {"body.a": (70, 130), "body.b": (9000,), "body.c": (3, 5, 7), "body.d": (), "body.e": (0, 4), "body.f": (1,)}
 
 
-def world(folder: Path, dtype: torch.dtype, n: int = 3) -> tuple[Path, tuple[Source, ...]]:
-    """A base, an older generation of it, and finetunes of either."""
+def world(folder: Path, dtype: torch.dtype, n: int = 6) -> tuple[Path, tuple[Source, ...]]:
+    """A base, an older generation of it, and finetunes of either; enough of them for all ways of summing."""
     random = torch.Generator().manual_seed(0)
     base = {name: torch.randn(shape, generator=random).to(dtype) for name, shape in SHAPES.items()}
 
@@ -57,6 +58,23 @@ def test_both_ways_give_the_same_bytes(
     general = FusePlan(base, tmp_path / "general", sources, method, options, step=0.5, seed=3)
     reports.append(fuse(general, Compute()))
     assert reports[0].files == reports[1].files == reports[2].files
+
+
+@pytest.mark.parametrize("method", ["mean", "dare"])
+def test_a_file_that_is_cut_short_meanwhile_is_an_error_that_names_it(
+    tmp_path: Path, method: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Files are read and not mapped: a mapped one that shrinks would end the process without a word."""
+    monkeypatch.setattr(tensors, "MOST", 2**10)
+    monkeypatch.setattr(tensors, "LEAST", 2**10)
+    base, sources = world(tmp_path, torch.bfloat16)
+
+    def cut(written: int, total: int) -> None:
+        assert written < total
+        os.truncate(Path(str(sources[1].folder)) / "model.safetensors", 2**10)
+
+    with pytest.raises(WeightsError, match=r"f1/model.safetensors ends at byte \d+, .*: truncated"):
+        fuse(FusePlan(base, tmp_path / "out", sources, method), Compute(), cut)
 
 
 def test_a_nan_with_every_bit_set_is_not_rounded_to_zero(tmp_path: Path) -> None:
