@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from hub_fusion.errors import HubError, MergeError
+from hub_fusion.merge import find_method
+from hub_fusion.merge.method import STATISTICS
 from hub_fusion.weights.checkpoint import WRITABLE
 from hub_fusion.weights.deltas import Source
 from hub_fusion.weights.fuse import FusePlan, FuseReport, fuse
@@ -62,9 +64,10 @@ def plan_local(
         raise MergeError(f"{len(contributions)} contributions need as many weights, not {len(weights)}")
     if dtype is not None and DTYPES.get(dtype, dtype) not in WRITABLE:
         raise MergeError(f"there is no output dtype {dtype!r}; there are {', '.join(DTYPES)}")
-    place = checkpoint_folder if cache else checkpoint_place
+    asks = bool(find_method(method).inputs & STATISTICS) if cache else False
     base_place = checkpoint_folder(str(base), hub, residual=True) if cache else checkpoint_place(str(base), hub)
-    places = [place(str(c), hub) for c in contributions]
+    places = [checkpoint_folder(str(c), hub, statistics=asks) if cache else checkpoint_place(str(c), hub)
+              for c in contributions]  # fmt: skip
     keys = contribution_keys(contributions, places)
     sources = tuple(
         Source(key, where, base_place, "adapter" if (where / ADAPTER).is_file() else "finetune", weight)
@@ -74,7 +77,9 @@ def plan_local(
                     seed, residual, vocab)  # fmt: skip
 
 
-def checkpoint_folder(target: str, hub: Hub | None = None, *, residual: bool = False) -> Path:
+def checkpoint_folder(
+    target: str, hub: Hub | None = None, *, residual: bool = False, statistics: bool = False
+) -> Path:  # fmt: skip
     """A folder with the checkpoint: `target` itself, or a download of ``user/model[@revision]``.
 
     Raises RepoMissing, and HubError for what is neither a folder nor a repository's name.
@@ -82,7 +87,7 @@ def checkpoint_folder(target: str, hub: Hub | None = None, *, residual: bool = F
     place = checkpoint_place(target, hub)
     if isinstance(place, Path):
         return place
-    return fetch_checkpoint(hub or place.hub, place.repo, place.sha, residual=residual)
+    return fetch_checkpoint(hub or place.hub, place.repo, place.sha, residual=residual, statistics=statistics)
 
 
 def checkpoint_place(target: str, hub: Hub | None = None) -> Place:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hub_fusion.merge import find_method
+from hub_fusion.merge.method import STATISTICS
 from hub_fusion.weights.checkpoint import SINGLE, Checkpoint
 from hub_fusion.weights.remote import (
     ADAPTER,
@@ -20,6 +21,7 @@ from hub_fusion.weights.remote import (
     read_headers,
     weight_files,
 )
+from hub_fusion.weights.statistics import BESIDE
 from hub_fusion.weights.stream import RangeStore
 
 if TYPE_CHECKING:
@@ -75,14 +77,20 @@ class HubFolder:
 
     def residual(self) -> Checkpoint | None:
         """The residual (see residual.py) that lies beside its weights, if there is one, from its headers."""
-        files, metadata = self.files, dict[str, dict[str, str]]()
-        names = sorted(name for name in files if RESIDUAL.fullmatch(name))
+        return self._beside(sorted(name for name in self.files if RESIDUAL.fullmatch(name)))
+
+    def statistics(self) -> Checkpoint | None:
+        """The statistics (see statistics.py) that lie beside its weights, if there are any, from their header."""
+        return self._beside([BESIDE] if BESIDE in self.files else [])
+
+    def _beside(self, names: list[str]) -> Checkpoint | None:
         if not names:
             return None
-        tensors = read_headers(self.hub, self.repo, self.sha, names, files, metadata)
+        metadata = dict[str, dict[str, str]]()
+        tensors = read_headers(self.hub, self.repo, self.sha, names, self.files, metadata)
         return Checkpoint.of(str(self), tensors, metadata, RangeStore(self))
 
-    def spooled(self, spool: Path, *, residual: bool = False) -> Path:
+    def spooled(self, spool: Path, *, residual: bool = False, statistics: bool = False) -> Path:
         """A folder below `spool` with its weights and side files; what is not there yet is downloaded.
 
         Raises WeightsError if they do not fit on the disk or do not have the Hub's sha256.
@@ -91,7 +99,8 @@ class HubFolder:
         names = [ADAPTER, ADAPTER_CONFIG] if ADAPTER in files else weight_files(self.hub, self.repo, self.sha, files)
         side = [path for path in files if "/" not in path and path.endswith(SIDE_FILES) and path not in names]
         lost = [path for path in files if residual and RESIDUAL.fullmatch(path)]
-        wanted = [files[name] for name in (*names, *side, *lost)]
+        brought = [BESIDE] if statistics and BESIDE in files else []
+        wanted = [files[name] for name in (*names, *side, *lost, *brought)]
         spool.mkdir(parents=True, exist_ok=True)
         return Spool(spool, shutil.disk_usage(spool).total).fetch(self.hub, self.repo, self.sha, wanted)
 
@@ -159,11 +168,13 @@ def at_hand(plan: FusePlan, compute: Compute) -> FusePlan:
     """
     places = {p for s in plan.sources for p in (s.folder, s.origin)} | {plan.base}
     remote = sorted((p for p in places if isinstance(p, HubFolder)), key=str)
-    if not remote or find_method(plan.method).bind(plan.options).method.one_pass:
+    method = find_method(plan.method).bind(plan.options).method
+    statistics = bool(method.inputs & STATISTICS)  # which are read more than once
+    if not remote or (method.one_pass and not statistics):
         return plan
     spool, here = plan.out / SPOOL, dict[Place, Path]()
     if compute.is_main:
-        here = {p: p.spooled(spool, residual=p == plan.base) for p in remote}
+        here = {p: p.spooled(spool, residual=p == plan.base, statistics=statistics) for p in remote}
     here = compute.gather(here)[0]
     sources = [
         replace(s, folder=here.get(s.folder, s.folder), origin=here.get(s.origin, s.origin)) for s in plan.sources

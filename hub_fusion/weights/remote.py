@@ -24,6 +24,7 @@ from hub_fusion.weights.checkpoint import (
     parse_header,
     read_index,
 )
+from hub_fusion.weights.statistics import BESIDE
 
 ADAPTER = "adapter_model.safetensors"
 ADAPTER_CONFIG = "adapter_config.json"
@@ -100,16 +101,21 @@ def read_headers(
     return found
 
 
-def fetch_checkpoint(hub: Hub, repo: str, sha: str, *, residual: bool = False) -> Path:
+def fetch_checkpoint(
+    hub: Hub, repo: str, sha: str, *, residual: bool = False, statistics: bool = False
+) -> Path:  # fmt: skip
     """A folder with what from_pretrained needs of ``repo@sha``: its safetensors and the small files beside them.
 
     Other weight formats, duplicates under other names, folders and records stay on the Hub; of a base to fuse onto
-    take the `residual` too. Raises WeightsError if there is neither a checkpoint nor an adapter in safetensors.
+    take the `residual` too, of a contribution its `statistics` where the method asks for them.
+
+    Raises WeightsError if there is neither a checkpoint nor an adapter in safetensors.
     """
     files = hub.files(repo, sha)
     names = [ADAPTER] if ADAPTER in files else weight_files(hub, repo, sha, files)
     names += [path for path in files if "/" not in path and path.endswith(SIDE_FILES)]
     names += [path for path in files if residual and RESIDUAL.fullmatch(path)]
+    names += [BESIDE] if statistics and BESIDE in files else []
     return hub.snapshot(repo, sha, [glob.escape(name) for name in names])
 
 

@@ -47,8 +47,11 @@ class Statistics:
 
     @classmethod
     def open(cls, folder: Place) -> Statistics | None:
-        """What lies in the folder ``fusion`` beside the weights, if anything; of folders only."""
-        if not isinstance(folder, Path) or not (folder / "fusion" / STATISTICS).is_file():
+        """What lies in the folder ``fusion`` beside the weights, if anything. Raises WeightsError."""
+        if not isinstance(folder, Path):
+            found = folder.statistics()
+            return None if found is None else cls(found)
+        if not (folder / "fusion" / STATISTICS).is_file():
             return None
         return cls(Checkpoint.open(folder / "fusion", STATISTICS))
 

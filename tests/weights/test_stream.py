@@ -8,19 +8,21 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from huggingface_hub import HfApi
 from peft import LoraConfig, get_peft_model
+from safetensors.torch import save_file
 
 from hub_fusion.errors import HubUnreachable, WeightsError
 from hub_fusion.hub import Hub
 from hub_fusion.local_hub import LocalHub, add_user, serve
 from hub_fusion.weights import stream, tensors
 from hub_fusion.weights.compute import Compute
-from hub_fusion.weights.fuse import fuse
+from hub_fusion.weights.fuse import describe, fuse
 from hub_fusion.weights.local import fuse_models, plan_local
 from hub_fusion.weights.remote import Spool
 
-from .tiny import model, saved, started_from, trained
+from .tiny import model, save_folder, saved, started_from, trained
 
 
 @pytest.fixture(scope="module")
@@ -67,8 +69,6 @@ def test_streaming_gives_the_bytes_of_folders_and_leaves_nothing(
 
 def test_a_dry_run_reads_headers_only(world: tuple[Hub, Path], tmp_path: Path) -> None:
     """Also for a method that would download."""
-    from hub_fusion.weights.fuse import describe
-
     hub, _ = world
     facts = describe(plan_local("acme/base", ["acme/a"], tmp_path / "out", method="ties", hub=hub))
     assert facts["sources"][0]["bytes"] > 0
@@ -235,3 +235,34 @@ def test_the_residual_of_a_streamed_base_is_streamed_too(world: tuple[Hub, Path]
         assert (remote / lost).read_bytes() == (local / lost).read_bytes()
     (first / lost).unlink()
     assert fuse_models(first, [finetune], tmp_path / "without", method="ties").files != found.files
+
+
+@pytest.mark.parametrize("cache", [False, True])
+@pytest.mark.parametrize("method", ["fisher", "regmean"])
+def test_statistics_come_with_the_repositories_that_bring_them(
+    world: tuple[Hub, Path], tmp_path: Path, method: str, cache: bool
+) -> None:
+    """Downloaded, beside the output or into the cache, as they are read more than once; planning reads headers."""
+    hub, _ = world
+    api, random = HfApi(hub.endpoint, hub.token), torch.Generator().manual_seed(0)
+    names = ["base", "f0", "f1"]
+    for name in names:
+        place = save_folder(tmp_path / name, {"body.w": torch.randn(6, 5, generator=random)})
+        if name != "base":
+            (place / "fusion").mkdir()
+            x = torch.randn(9, 5, generator=random)
+            save_file({"fisher/body.w": torch.rand(6, 5, generator=random), "activations/body.w": x.T @ x / 9},
+                      place / "fusion" / "statistics.safetensors")  # fmt: skip
+        api.create_repo(f"acme/{method}-{cache}-{name}", private=True)
+        api.upload_folder(repo_id=f"acme/{method}-{cache}-{name}", folder_path=place)
+    base, *finetunes = [f"acme/{method}-{cache}-{name}" for name in names]
+    expected = fuse_models(tmp_path / "base", [tmp_path / "f0", tmp_path / "f1"], tmp_path / "here", method=method)
+    if not cache:
+        describe(plan_local(base, finetunes, tmp_path / "there", method=method, hub=hub))
+        assert not (tmp_path / "there").exists()
+    own = Hub(hub.endpoint, hub.token, tmp_path / "cache")
+    found = fuse_models(base, finetunes, tmp_path / "there", method=method, hub=own, cache=cache)
+    assert found.files == expected.files
+    assert {p.name for p in (tmp_path / "there").iterdir()} == {p.name for p in (tmp_path / "here").iterdir()}
+    with pytest.raises(WeightsError, match=f"{method} needs .* statistics .* {base}@"):
+        fuse_models(base, [*finetunes, base], tmp_path / "other", method=method, hub=own, cache=cache)
