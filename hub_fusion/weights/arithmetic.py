@@ -204,17 +204,22 @@ class Arithmetic(Reader):
         norm; ``activations``: float32 (contributions, inputs, inputs), Gram matrices of the layer's inputs. Where the
         option `missing` is "pool", who has none gets the mean of those who have.
         """
-        found = [self._statistic(d, work, kind, start, stop) for d in work.taking]
-        there: list[Array] = [values for values in found if values is not None]
-        if not there or (len(there) < len(found) and self.formula.settings.get("missing") != "pool"):
+        names = [d.statistic(kind, work.name) for d in work.taking]
+        there = [i for i, name in enumerate(names) if name is not None]
+        if not there or (len(there) < len(names) and self.formula.settings.get("missing") != "pool"):
             return None
-        mean = there[0] if len(there) == len(found) else np.asarray(np.mean(there, axis=0, dtype=np.float32))
-        return np.stack([mean if values is None else values for values in found])
+        found: Array | None = None
+        for i in there:  # each into its place: matrices may be larger than the layer
+            values = self._statistic(work.taking[i], work, kind, str(names[i]), start, stop)
+            found = np.empty((len(names), *values.shape), np.float32) if found is None else found
+            found[i] = values
+        assert found is not None
+        if len(there) < len(names):
+            found[[i for i, name in enumerate(names) if name is None]] = np.mean(found[there], axis=0, dtype=np.float32)
+        return found
 
-    def _statistic(self, d: Deltas, work: TensorWork, kind: str, start: int, stop: int) -> Array | None:
-        name = d.statistic(kind, work.name)
-        if name is None or d.statistics is None:
-            return None
+    def _statistic(self, d: Deltas, work: TensorWork, kind: str, name: str, start: int, stop: int) -> Array:
+        assert d.statistics is not None, d.source.key
         if kind == "activations":
             return d.statistics.gram(name, self.whole, by_trace=self.formula.settings.get("normalise") == "trace")
         rows = self.wide(d.statistics.files, f"fisher/{name}", *work.range(start, stop), "fisher").astype(np.float32)
