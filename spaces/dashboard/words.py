@@ -70,7 +70,10 @@ def span(score: Score, *, sign: bool = False) -> str:
 
 def decimal(value: float | None, digits: int = 2) -> str:
     """A plain number, "" for none."""
-    return "" if value is None else f"{value:.{digits}f}".replace("-", "−")
+    if value is None:
+        return ""
+    text = f"{value:.{digits}f}"
+    return text.removeprefix("-") if float(text) == 0 else text.replace("-", "−")
 
 
 def count(number: int, one: str, many: str | None = None) -> str:

@@ -22,7 +22,7 @@ from pages.contributors import found, saved
 from query import Query
 from reader import Data, Reader
 from view import View
-from words import license_class, shortened
+from words import decimal, license_class, shortened, signed
 
 
 @pytest.fixture
@@ -197,3 +197,9 @@ def test_licences_are_told_apart_by_what_they_allow() -> None:
         assert license_class(name) == kind, name
     assert shortened("someone/a-very-long-name-of-a-model", 20) == "someone/a-ver…-model"
     assert len(shortened("x" * 100, 30)) == 30
+
+
+def test_nothing_is_less_than_zero_by_rounding() -> None:
+    """A number that rounds to zero has no minus; differences of zero have both signs."""
+    assert [decimal(value) for value in (-0.001, -0.01, 0.0, None)] == ["0.00", "−0.01", "0.00", ""]
+    assert [signed(value) for value in (-0.0001, 0.0004, -0.004)] == ["±0.0", "±0.0", "−0.4"]
