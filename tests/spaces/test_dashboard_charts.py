@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -116,6 +117,7 @@ def test_the_way_to_an_older_window_leads_back(data: Data) -> None:
     for button in ("older", "newer"):
         for _ in range(10):
             html = draw(view, Query.parse(address), NOW)
+            assert len(re.findall(r'class="mark published"[^>]*tabindex="0"', html)) == 1
             seen |= {n for n in range(40) if f"gen-{n}</text>" in html}
             if f'id="{button}"' not in html:
                 break
