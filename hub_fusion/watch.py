@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import signal
 import threading
+from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from hub_fusion.weights.fuse import Progress
 
 MAX_PAUSE_S = 3600.0
+KEPT = 100  # outcomes that a watcher remembers; it may run for years
 LISTING = "listing.sqlite3"  # in the work folder
 
 
@@ -40,20 +42,22 @@ def watch(
     say: Say = lambda _: None, tell: Callable[[Outcome], None] = lambda _: None,
     progress: Progress | None = None,
 ) -> list[Outcome]:  # fmt: skip
-    """Look every `interval` seconds, fuse when it is due; gives the outcomes of all rounds when it stops.
+    """Look every `interval` seconds, fuse when it is due; gives the outcomes of its last rounds when it stops.
 
-    With `once` it goes on while generations are published and stops when there is nothing more to do; errors are then
-    raised. SIGTERM stops it at once; a publication that this cuts in two is completed at the next start.
+    `tell` gets an outcome when it is another than the one before. With `once` it goes on while generations are
+    published and stops when there is nothing more to do; errors are then raised. SIGTERM stops it at once; a
+    publication that this cuts in two is completed at the next start.
     """
-    outcomes: list[Outcome] = []
+    outcomes: deque[Outcome] = deque(maxlen=KEPT)
     pause, wake, listing = interval, threading.Event(), Listing(work / LISTING, say)
     stop = _stop_on_sigterm(wake)
     try:
         while not wake.is_set():
             try:
                 outcome = run_generation(recipe, hub, compute, work=work, say=say, progress=progress, listing=listing)
+                if not outcomes or _news(outcome) != _news(outcomes[-1]):
+                    tell(outcome)
                 outcomes.append(outcome)
-                tell(outcome)
                 pause = 0.0 if outcome.status == "published" else interval
                 if once and outcome.status != "published":
                     break
@@ -74,7 +78,13 @@ def watch(
         say(Event("stopped", "stopped by SIGTERM; nothing is lost, start again to go on"))
     finally:
         stop()
-    return outcomes
+    return list(outcomes)
+
+
+def _news(outcome: Outcome) -> tuple[object, ...]:
+    """What of an outcome people want to hear, once: a look that finds what the last one found is none."""
+    refused = {(r.repo, r.sha, r.code) for r in outcome.refusals}
+    return outcome.status, outcome.reason, outcome.generation, {c.key for c in outcome.queue}, refused
 
 
 def _stop_on_sigterm(wake: threading.Event) -> Callable[[], None]:

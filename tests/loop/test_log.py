@@ -56,3 +56,28 @@ def test_what_libraries_write_is_logged_as_objects_too(capsys: pytest.CaptureFix
         "Rate limited.",
         "Waiting 2 s",
     ]
+
+
+def test_a_look_that_finds_nothing_new_says_so_once(empty: World) -> None:
+    """A base with a thousand refused finetunes would else write them into the log at every look."""
+    process = empty.start("watch", "--recipe", empty.write_recipe(), "--work", empty.work, "--interval", "0.1",
+                          "--log-format", "json")  # fmt: skip
+    names: list[str] = []
+    try:
+        for line in process.stderr or ():
+            names.append(json.loads(line)["event"])
+            if names.count("look") == 4:
+                break
+    finally:
+        process.kill()
+        process.wait()
+    assert names.count("waiting") == 1
+
+
+def test_a_watcher_forgets_old_outcomes(ready: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may run for years, and an outcome holds a record and all refusals."""
+    from hub_fusion.watch import watch
+
+    monkeypatch.setattr("hub_fusion.watch.KEPT", 1)
+    outcomes = watch(ready.recipe(), ready.maintainer, ready.compute, work=ready.work, interval=60.0, once=True)
+    assert [(o.status, o.generation) for o in outcomes] == [("waiting", 1)]
