@@ -72,9 +72,13 @@ def settings_of(folders: list[Path], settings: list[str]) -> Evaluate:
 
 
 def task_folders(folder: Path) -> list[Path]:
-    """`folder` itself, or where it holds no train file, those of its folders that do."""
-    inside = [child for child in sorted(folder.iterdir()) if any(child.glob("train.*"))] if folder.is_dir() else []
-    return [folder] if any(folder.glob("train.*")) or not inside else inside
+    """`folder` itself, or where it holds no train part, those of its folders that do."""
+
+    def is_task(place: Path) -> bool:
+        return any(place.glob("train.*")) or (place / "train").is_dir()
+
+    inside = [child for child in sorted(folder.iterdir()) if is_task(child)] if folder.is_dir() else []
+    return [folder] if is_task(folder) or not inside else inside
 
 
 def show(ranking: Ranking) -> None:

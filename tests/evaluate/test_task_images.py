@@ -15,11 +15,14 @@ import pytest
 from PIL import Image
 from pyarrow import parquet
 
+from hub_fusion.cli.rank import task_folders
 from hub_fusion.errors import RecipeError, WeightsError
+from hub_fusion.evaluate.heads import fit_heads
 from hub_fusion.evaluate.models import load_encode
 from hub_fusion.evaluate.suite import measure
 from hub_fusion.evaluate.tasks import TaskData, load_task
-from hub_fusion.recipe import Task
+from hub_fusion.recipe import Recipe, Task
+from hub_fusion.records import Generation, now
 
 from .conftest import make_vit, settings
 
@@ -75,6 +78,18 @@ def test_a_folder_of_images_is_a_task_that_can_be_measured(tmp_path: Path, vit: 
     scores = measure(vit, settings(folder), weights_sha256=SHA, cache=tmp_path / "cache").scores
     assert {s.protocol: s.examples for s in scores.tasks} == {"probe": 24, "fewshot": 24}
     assert next(s.mean for s in scores.tasks if s.protocol == "probe") > 0.9, "dark from light"
+
+
+def test_such_a_task_gets_no_head_and_is_found_by_the_ranking(tmp_path: Path, vit: Path) -> None:
+    """A head's record says the shape of an array, which images of all sizes do not have; that is said."""
+    task = write_folder(tmp_path / "tasks" / "shades")
+    listed = [{"name": "shades", "path": str(task), "role": "seen"}]
+    recipe = Recipe.model_validate({"base": "a/b", "evaluate": {"tasks": listed}, "heads": {"kind": "refit"}})
+    record = Generation(id="0" * 64, base="a/b", generation=1, created_at=now(), weights={"model.safetensors": SHA})
+    said: list[str] = []
+    assert fit_heads(recipe, record, vit, tmp_path / "cache", "cpu", said.append).heads == ()
+    assert said[-1].startswith("no head for shades")
+    assert task_folders(tmp_path / "tasks") == [task] == task_folders(task)
 
 
 def test_names_of_files_do_not_matter_and_contents_do(tmp_path: Path) -> None:
