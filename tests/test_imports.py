@@ -47,7 +47,9 @@ BELOW = {  # part → what it may import, besides itself
     "replay": {"replan", "evaluate", "publish", "weights", "merge"} | SHARED,
     "reevaluate": {"evaluate", "publish", "weights"} | SHARED,
     "simulate": {"evaluate", "weights", "merge"} | SHARED,
-    "watch": {"generation", "contributions", "publish", "weights"} | SHARED,
+    "announcements": {"contribute", "publish", "events"} | SHARED,
+    "webhook": {"events"} | FLOOR,
+    "watch": {"announcements", "webhook", "generation", "contributions", "publish", "weights"} | SHARED,
     "local_hub": set(),
     "__main__": {"cli"},
 }

@@ -127,7 +127,7 @@ SOUND = {
     "in two shards": kind("", front(), sharded()),
     "an adapter": kind("", front(library_name="peft"), adapter()),
     "the base in a list of one": kind("", front(base_model=[BASE])),
-    "datasets and results of wrong types": kind("", text(more="datasets: [{a: 1}]\neval_results: 5\nmodel-index: x\n")),
+    "results of wrong types": kind("", text(more="eval_results: 5\nmodel-index: x\n")),
     "one tag as a text": kind("", text(tags="tags: hub-fusion")),
     "pickles beside safetensors": kind("", front(), full() | {"pytorch_model.bin": b"\x80\x02}q\x00."}),
 }  # fmt: skip
@@ -153,7 +153,8 @@ METADATA = {
     "licence not for commerce": kind("license_not_allowed", front(license="cc-by-nc-4.0")),
     "licence against derivatives": kind("license_no_derivatives", front(license="cc-by-nd-4.0")),
     "licence of Llama": kind("license_not_allowed", front(license="llama3.1")),
-    "control characters in the licence": kind("license_unknown", text('license: "m\\x1b[2Jit"')),
+    "data sets that are mappings": kind("malformed_card", text(more="datasets: [{a: 1}]\n")),
+    "control characters in the licence": kind("malformed_card", text('license: "m\\x1b[2Jit"')),
     "merged of two": kind("merged", front(base_model=[BASE, "someone/else"])),
     "tagged as a merge": kind("merged", front(tags=["hub-fusion", "mergekit", "merge"])),
     "quantised for llama.cpp": kind("quantized", front(), full() | {"model-Q4_K_M.gguf": b"GGUF"}),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -59,19 +61,28 @@ def watch(
     interval: float | None = typer.Option(
         None, "--interval", min=0.1, help="Seconds between two looks.  [default: the recipe's]"
     ),
+    webhook: str | None = typer.Option(
+        None, "--webhook", metavar="HOST:PORT",
+        help="Look at once when the Hub delivers here; the secret is in HUB_FUSION_WEBHOOK_SECRET."
+    ),
     log_format: Literal["text", "json"] = LogFormat,
 ) -> None:  # fmt: skip
     """Wait for contributions and make generations, one at a time, until SIGTERM."""
     from hub_fusion.watch import watch as watch_base
+    from hub_fusion.webhook import SECRET, Receiver
 
     log_as(log_format)
     rules, hub, compute = open_recipe(recipe, settings), open_hub(endpoint), open_compute()
     if not compute.is_main:
         return compute.serve()
+    receiver = Receiver(rules.base, os.environ.get(SECRET, ""), say) if webhook else None
     try:
-        outcomes = watch_base(rules, hub, compute, work=work_folder(work, rules.base), say=say, once=once,
-                              interval=interval or rules.poll_seconds, tell=lambda outcome: tell(outcome, json),
-                              progress=byte_bar("fusing"))  # fmt: skip
+        with receiver.listening(webhook) if receiver and webhook else nullcontext() as url:
+            if url:
+                say(f"deliveries of a webhook are taken at {url}")
+            outcomes = watch_base(rules, hub, compute, work=work_folder(work, rules.base), say=say, once=once,
+                                  interval=interval or rules.poll_seconds, tell=lambda outcome: tell(outcome, json),
+                                  progress=byte_bar("fusing"), receiver=receiver)  # fmt: skip
     finally:
         compute.close()
     if once and outcomes and outcomes[-1].status == "rejected":

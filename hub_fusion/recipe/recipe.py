@@ -42,6 +42,7 @@ class Recipe(Section):
     archive: Archive = Archive()
     budget: Budget = Budget()
     poll_seconds: float = Field(300.0, gt=0, description="pause between two looks at the Hub")
+    announcements: bool = Field(True, description="answer discussions of the base titled hub-fusion: USER/MODEL")
     rescan: timedelta = Field(timedelta(hours=24), description="a look after so long lists all, not only what changed")
 
     @model_validator(mode="after")

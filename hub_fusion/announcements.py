@@ -1,0 +1,135 @@
+"""Answers to those who announce a contribution in a discussion of the base: queued, fused, or refused with a fix.
+
+A discussion with the title ``hub-fusion: USER/MODEL`` asks. It adds nothing to the queue, which is what the Hub lists
+under the base: it is a question, and the answer is what the watcher's own rules say. Each answer is given once,
+whatever is killed in between: a mark in the watcher's own comments tells which ones were. Fused and refused close the
+discussion; whoever mended something opens it again. A look asks for one page of open discussions; of the title nothing
+is used but a name that has the form of one. Not covered: titles beyond the newest 50 open discussions.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from hub_fusion.contribute.check import check_contribution
+from hub_fusion.errors import HubError, HubUnreachable, RepoMissing
+from hub_fusion.events import Event, Say
+from hub_fusion.hub import Discussions, Hub, Thread
+from hub_fusion.publish.markdown import code, md
+from hub_fusion.publish.state import BaseState, open_base, read_record
+from hub_fusion.recipe import Recipe
+
+if TYPE_CHECKING:
+    from hub_fusion.records import Contribution
+
+NAME = r"[A-Za-z0-9][\w.-]{0,95}"
+TITLE = re.compile(rf"hub-fusion: ({NAME}/{NAME})", re.ASCII)
+MARK = re.compile(r"<!-- hub_fusion:(\S{1,250}) -->")
+ANSWERS = 10  # of one look: each costs a dozen requests, and anybody may open discussions
+AGAIN_S = 3600.0  # after which an open discussion that was answered with a refusal is looked at again
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What is said of a model; `mark` is another one whenever it is worth saying something new."""
+
+    mark: str
+    text: str
+    final: bool
+
+    @property
+    def comment(self) -> str:
+        """The comment on the Hub."""
+        return f"{self.text}\n\n<!-- hub_fusion:{self.mark} -->"
+
+
+@dataclass
+class Announcements:
+    """The discussions of a recipe's base, and what this process knows to have been answered there."""
+
+    recipe: Recipe
+    hub: Hub
+    say: Say = lambda _: None
+    _told: dict[int, tuple[str, float]] = field(default_factory=dict, init=False)  # number → mark, when
+    _closed: set[int] = field(default_factory=set, init=False)  # numbers; those that are open were opened again
+    _account: str | None = field(default=None, init=False)
+
+    def answer(self, queue: tuple[Contribution, ...] = ()) -> int:
+        """Answer what is new; gives how many comments were made. `queue`: contributions that wait, which stay queued.
+
+        Raises HubUnreachable; of other errors the log tells.
+        """
+        discussions, base, state, made = Discussions(self.hub), self.recipe.base, None, 0
+        waiting = {c.repo.lower() for c in queue}
+        try:
+            threads = [t for t in discussions.newest(base) if TITLE.fullmatch(t.title)]
+            self._account = account = self._account or (self.hub.account() if threads else None)
+        except HubUnreachable:
+            raise
+        except HubError as error:  # a base without discussions
+            self.say(Event("note", f"announcements are not read: {error}"))
+            return 0
+        if account is None:
+            return 0
+        self._told = {t.number: self._told[t.number] for t in threads if t.number in self._told}
+        for thread in reversed(threads):
+            asked = TITLE.fullmatch(thread.title)
+            if asked is None or made >= ANSWERS or not self._due(thread, asked[1], waiting):
+                continue
+            try:
+                state = state or open_base(self.hub, base, mend=False)
+                answer = self._answer(asked[1], state)
+                made += self._give(discussions, thread, answer, account)
+            except HubUnreachable:
+                raise
+            except HubError as error:  # no right to speak there, say
+                self._told[thread.number] = ("", time.monotonic())
+                self.say(Event("note", f"discussion {thread.number} could not be answered: {error}"))
+        return made
+
+    def _due(self, thread: Thread, repo: str, waiting: set[str]) -> bool:
+        """Whether there may be something new to say."""
+        mark, when = self._told.get(thread.number, (None, 0.0))
+        if mark is None:
+            return True
+        if mark.startswith("queued:"):
+            return repo.lower() not in waiting
+        return time.monotonic() - when > AGAIN_S
+
+    def _answer(self, repo: str, state: BaseState) -> Answer:
+        try:
+            sha = self.hub.resolve(repo)
+        except RepoMissing:
+            text = f"{code(repo)} is not there, or not public. Check its name, then open this discussion again."
+            return Answer(f"missing:{repo}", text, True)
+        for number in sorted(state.revisions, reverse=True):
+            record = read_record(self.hub, state.repo, number, state.revisions[number]) if number else None
+            if record and any(c.repo.lower() == repo.lower() and c.sha == sha for c in record.contributions):
+                text = f"{code(repo)} at {code(sha[:8])} is part of **gen-{number}**. Thank you!"
+                return Answer(f"fused:{repo}@{sha[:12]}", f"{text} A new commit will be considered again.", True)
+        check = check_contribution(f"{repo}@{sha}", hub=self.hub, base=state.repo, recipe=self.recipe)
+        if check.accepted:
+            return Answer(f"queued:{repo}@{sha[:12]}", f"{code(repo)} at {code(sha[:8])} is **queued** for "
+                          f"gen-{state.next_generation}, if its weights pass the screen. This discussion will tell "
+                          "what comes of it.", False)  # fmt: skip
+        first = check.refusals[0]
+        text = f"{code(repo)} at {code(sha[:8])} is **refused** ({code(first.code)}): {md(first.reason, 500)}\n\n"
+        return Answer(f"refused:{first.code}:{repo}@{sha[:12]}",
+                      f"{text}What helps: {md(first.fix, 500)} Then open this discussion again.", True)  # fmt: skip
+
+    def _give(self, discussions: Discussions, thread: Thread, answer: Answer, account: str) -> int:
+        """Say it, unless the watcher's last word there is the same; close what has had its final answer."""
+        base = self.recipe.base
+        marks = [m[1] for text in discussions.said_by(base, thread.number, account) if (m := MARK.search(text))]
+        new = not marks or marks[-1] != answer.mark
+        if new:
+            discussions.say(base, thread.number, answer.comment)
+            self.say(Event("note", f"answered discussion {thread.number}: {answer.mark}"))
+        if answer.final and (new or thread.number not in self._closed):  # else people want to talk
+            discussions.close(base, thread.number)
+            self._closed.add(thread.number)
+        self._told[thread.number] = (answer.mark, time.monotonic())
+        return int(new)
