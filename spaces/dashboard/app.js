@@ -1,6 +1,6 @@
 // Runs once, when gradio has put the page in place: `element` holds it, `server.show(query)` draws another one.
 // Links of the page (href="?…") are followed here, so that only the page is exchanged and the back button works.
-const show = async (query, { push = false, focus = "" } = {}) => {
+const show = async (query, { push = false, replace = false, focus = "" } = {}) => {
   const asked = (show.asked = (show.asked || 0) + 1);
   element.classList.add("busy");
   let html;
@@ -9,7 +9,7 @@ const show = async (query, { push = false, focus = "" } = {}) => {
   finally { if (asked === show.asked) element.classList.remove("busy"); }
   if (asked !== show.asked || typeof html !== "string") return;
   if (push) {
-    history.pushState({}, "", query || location.pathname);
+    history[replace ? "replaceState" : "pushState"]({}, "", query || location.pathname);
     window.parent !== window && window.parent.postMessage({ queryString: query.slice(1) }, "https://huggingface.co");
   }
   const place = element.querySelector("#dashboard");
@@ -41,12 +41,18 @@ element.addEventListener("click", (event) => {
   event.preventDefault();
   show(link.getAttribute("href"), { push: true, focus: link.id });
 });
+let drawn = Date.now();
+document.addEventListener("visibilitychange", () => { // a page that comes back after more than a minute may be old
+  if (document.hidden || Date.now() - drawn < 60000) return;
+  drawn = Date.now();
+  show(location.search);
+});
 window.addEventListener("popstate", () => show(location.search));
-const filtered = (form) => {
+const filtered = (form, replace = false) => {
   const query = new URLSearchParams(form.dataset.filters === "own" ? "" : location.search);
   query.delete("from");
   for (const [name, value] of new FormData(form)) value ? query.set(name, value) : query.delete(name);
-  show("?" + query, { push: true });
+  show("?" + query, { push: true, replace });
 };
 let waiting;
 element.addEventListener("submit", (event) => { event.preventDefault(); clearTimeout(waiting); filtered(event.target); });
@@ -57,7 +63,7 @@ element.addEventListener("change", (event) => {
 element.addEventListener("input", (event) => {
   const form = event.target.type === "search" && local(event, "form[data-filters]");
   clearTimeout(waiting);
-  if (form) waiting = setTimeout(() => filtered(form), 250);
+  if (form) waiting = setTimeout(() => filtered(form, true), 250);
 });
 element.addEventListener("keydown", (event) => {
   const marks = local(event, "[data-roving]");

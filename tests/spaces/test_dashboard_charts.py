@@ -15,7 +15,7 @@ from charts.heat import cosines, drift
 from charts.lines import over_generations, path
 from charts.tree import FEW, nodes, tree
 from dashboards import BASE, NOW, Files
-from lineage import Analysis, Attempt, Record, Score
+from lineage import Analysis, Attempt, Record, Score, Status
 from pages import draw
 from pages.compare import compare
 from pages.contribute import look_up
@@ -205,3 +205,18 @@ def test_nothing_is_less_than_zero_by_rounding() -> None:
     """A number that rounds to zero has no minus; differences of zero have both signs."""
     assert [decimal(value) for value in (-0.001, -0.01, 0.0, None)] == ["0.00", "−0.01", "0.00", ""]
     assert [signed(value) for value in (-0.0001, 0.0004, -0.004)] == ["±0.0", "±0.0", "−0.4"]
+
+
+def test_doubts_and_reasons_stand_beside_the_numbers(data: Data) -> None:
+    """Why scores are hard to believe, why a generation was withdrawn, and that rows of the status are missing."""
+    record = data.records[3]
+    assert isinstance(record, Record)
+    assert isinstance(data.status, Status)
+    doubted = replace(record, doubts=("scores seem to stand under other tasks' names",), withdrawn="It forgot <b>.")
+    attempts = tuple(replace(a, status="yanked") if isinstance(a, Attempt) and a.generation == 3 else a
+                     for a in data.attempts)  # fmt: skip
+    spoilt = replace(data, attempts=attempts, records={3: doubted}, status=replace(data.status, unreadable=2))
+    html = draw(View(spoilt), Query.parse("gen=gen-3"), NOW)
+    for said in ("Hard to believe: scores seem to stand", "do not start from it. Reason: It forgot &lt;b&gt;.",
+                 "2 rows of the watcher&#39;s status cannot be read."):  # fmt: skip
+        assert said in html

@@ -50,6 +50,8 @@ def warnings(view: View) -> list[str]:
         lines.append(f"{count(lost, 'entry', 'entries')} of the lineage cannot be read; see Generations.")
     if isinstance(data.status, Unreadable):
         lines.append(f"The watcher's status cannot be read: {data.status.problem}.")
+    elif view.status and view.status.unreadable:
+        lines.append(f"{count(view.status.unreadable, 'row')} of the watcher's status cannot be read.")
     return lines
 
 
@@ -61,7 +63,9 @@ def notices(view: View, query: Query) -> list[str]:
         lines.append(f"{query['gen'] if known else 'That generation'} does not exist here."
                      + (f" This is {chosen.name}." if chosen else ""))  # fmt: skip
     if chosen and chosen.status == "yanked":
-        lines.append(f"⊘ {chosen.name} was withdrawn: do not start from it.")
+        record = view.record(chosen)
+        why = f" Reason: {record.withdrawn}" if record and record.withdrawn else ""
+        lines.append(f"⊘ {chosen.name} was withdrawn: do not start from it.{why}")
     return lines
 
 

@@ -27,6 +27,7 @@ def draw(view: View, query: Query, now: datetime) -> str:
         metrics=[(name, key_words(k), k == key) for name, k in view.metrics.items()],
         table=[(a, view.score(a, key)) for a in view.data.attempts[-MOST_MARKS:] if isinstance(a, Attempt)][::-1],
         snippets=snippets(view, chosen), record=record, problem=problem(view, chosen),
+        doubts=[*(chosen.doubts if chosen else ()), *(record.doubts if record else ())],
         rules=record.rules[:MOST_RULES] if record else (),
         refusals=[{"refusal": r, "url": repo_url(view.data.endpoint, r.repo, r.sha)}
                   for r in (record.refusals[:MOST_REFUSALS] if record else ())],
