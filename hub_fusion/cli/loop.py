@@ -30,7 +30,7 @@ from hub_fusion.events import Event
 
 if TYPE_CHECKING:
     from hub_fusion.generation import Outcome
-    from hub_fusion.records import Index, IndexEntry
+    from hub_fusion.records import Headroom, Index, IndexEntry
 
 
 def run(
@@ -166,8 +166,22 @@ def status(
                 [[r.repo, r.code, r.reason, r.fix] for r in now.refusals])  # fmt: skip
     print_table("rejected by the gate", ["attempt", "reason"],
                 [[a.id[:8], a.verdict.reason if a.verdict else ""] for a in now.rejected])  # fmt: skip
+    for proposal in now.proposed:
+        say(f"pull request {proposal.number} proposes gen-{proposal.generation}")
+    if now.headroom:
+        say(_left(now.headroom))
     if now.last_error:
         say(f"last error: {now.last_error}")
+
+
+def _left(room: Headroom) -> str:
+    """What machine and budget have left, as of the last change."""
+    memory = "" if room.memory_free is None else f" and {room.memory_free / 1e9:.1f} GB of memory"
+    spent = ", ".join(
+        f"{value:g}{f' of {room.budget[name]:g}' if name in room.budget else ''} {name}"
+        for name, value in room.spent.items()
+    )
+    return f"{room.disk_free / 1e9:.1f} GB of disk{memory} free; gen-{room.generation} has cost {spent or 'nothing'}"
 
 
 COMMANDS = [run, watch, lineage, status]

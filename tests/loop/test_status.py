@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from hub_fusion.publish.status import SQUASH, tell_error, tell_headroom
-from hub_fusion.records import Headroom
+from hub_fusion.publish.status import SQUASH, tell_error, tell_headroom, tell_proposed
+from hub_fusion.records import Headroom, Proposed
 
 from .world import BASE, World
 
@@ -29,3 +29,14 @@ def test_free_bytes_alone_are_no_change(empty: World) -> None:
         return empty.status().commits
 
     assert [told(10, 0), told(20, 0), told(30, 5)] == [1, 1, 2]
+
+
+def test_people_are_told_what_is_left(empty: World) -> None:
+    """In the words of the recipe's budget; what is not limited is told too."""
+    spent = {"seconds": 90.0, "bytes": 5.0, "money": 0.5}
+    room = Headroom(generation=3, disk_free=12_300_000_000, spent=spent, budget={"money": 2.0})
+    tell_headroom(empty.maintainer, BASE, room)
+    tell_proposed(empty.maintainer, BASE, add=Proposed(id="a" * 64, generation=3, number=7))
+    done = empty.command("status", BASE)
+    assert "12.3 GB of disk free; gen-3 has cost 90 seconds, 5 bytes, 0.5 of 2 money" in done.stderr
+    assert "pull request 7 proposes gen-3" in done.stderr
