@@ -123,6 +123,7 @@ def reevaluate(
         if number not in measured:
             say(f"measuring gen-{number}")
             measured[number] = _measure(hub, state, number, recipe, compute, work, cache, say)
+            gate_mean(measured[number].scores, recipe.gate)  # what cannot decide is told now, not after hours
     judged = tuple(_judge(records[number], measured, state.index, recipe.gate) for number in chosen)
     fused = [(number, credit) for number, credit in fused_credits(hub, state) if number <= max(chosen)]
     return Reevaluation(suite, measured, judged, contaminations(recipe.evaluate.tasks, fused))

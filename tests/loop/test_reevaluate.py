@@ -111,6 +111,11 @@ def test_a_generation_that_is_an_adapter_is_measured_as_the_round_measured_it(em
     assert found.measured[1].scores.means == record.candidate_scores.means
     assert not found.disagrees and not found.judged[0].larger
     assert found.judged[0].over_parent == record.differences
+    said: list[str] = []
+    other = empty.recipe(**FROZEN, **judged(task, seeds=1), gate={"protocols": ["fewshot"]})
+    with pytest.raises(RecordError, match="protocol 'fewshot'"):
+        again(empty, other, say=said.append)
+    assert [text for text in said if text.startswith("measuring")] == ["measuring gen-1"], "not after hours"
     assert not (empty.work / "reevaluate" / "whole").exists(), "a whole model of a large base is not left behind"
 
 
