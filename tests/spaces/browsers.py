@@ -82,6 +82,7 @@ class Visit:
 def visiting(browser: Any, url: str, *, width: int = 1280, scheme: str = "light") -> Iterator[Visit]:
     """A visitor with an empty cache."""
     context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)
+    context.set_default_timeout(WAIT_MS)
     visit = Visit(context.new_page(), url)
     visit.tab.on("request", lambda request: visit.asked.append(request.url))
     visit.tab.on("console", lambda said: "Security Policy" in said.text and visit.errors.append(said.text))
