@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from hub_fusion.announcements import Announcements
 from hub_fusion.errors import HubError, RecipeError, RepoMissing
 from hub_fusion.events import Event, Say
 from hub_fusion.generation import Outcome, run_generation
@@ -81,8 +82,13 @@ def deploy(hub: Hub, recipe: Recipe, file: Path, wishes: Wishes, *, dry_run: boo
 def poll(
     hub: Hub, recipe: Recipe, compute: Compute, job: Path, *, work: Path, say: Say = lambda _: None
 ) -> tuple[Outcome, str | None]:
-    """Look once, and start the Job that `job` describes if a generation is due and none runs; gives its id."""
+    """Look once, answer announcements, and start the Job that `job` describes if a generation is due and none runs.
+
+    Gives its id. An answer is a comment, which starts one more look that finds nothing to answer.
+    """
     outcome = run_generation(recipe, hub, compute, work=work, say=say, dry_run=True)
+    if recipe.announcements:
+        Announcements(recipe, hub, say).answer(outcome.queue)
     if outcome.status != "planned":
         return outcome, None
     plan = _from_json(job)

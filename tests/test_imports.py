@@ -40,7 +40,7 @@ BELOW = {  # part → what it may import, besides itself
     "generation": {"analysis", "budget", "candidates", "forecast", "contributions", "evaluate", "publish", "weights"}
     | {"merge"}
     | SHARED,
-    "deploy": {"generation", "weights"} | SHARED,
+    "deploy": {"announcements", "generation", "weights"} | SHARED,
     "subtract": {"generation", "replan", "contributions", "publish", "weights"} | SHARED,
     "replan": {"publish", "weights"} | SHARED,
     "reproduce": {"replan", "publish", "weights"} | SHARED,

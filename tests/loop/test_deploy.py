@@ -80,6 +80,16 @@ def test_a_job_is_started_when_a_generation_is_due_and_none_is_being_made(ready:
     assert outcome.status == "waiting" and started is None and len(jobs(ready)) == 1
 
 
+def test_a_look_answers_who_announces_a_contribution(ready: World) -> None:
+    """There is no watcher beside the Jobs that could."""
+    deploy(ready.maintainer, ready.recipe(), ready.write_recipe(), Wishes(webhook=False))
+    (ready.folder / "job.json").write_text(ready.maintainer.read_text(f"{BASE}-ops", "job.json"))
+    asked = ready.client("ann").api.create_discussion(BASE, title="hub-fusion: ann/finetune")
+    poll(ready.maintainer, ready.recipe(), ready.compute, ready.folder / "job.json", work=ready.work)
+    said = [e for e in ready.maintainer.api.get_discussion_details(BASE, asked.num).events if e.type == "comment"]
+    assert [e.author for e in said] == ["ann", "acme"]
+
+
 def test_tasks_that_lie_elsewhere_are_named(ready: World, task: Path) -> None:
     recipe = ready.recipe(**judged(task))
     with pytest.raises(RecipeError, match=f"task '{task.name}' is at .* only what lies in"):
