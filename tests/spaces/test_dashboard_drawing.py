@@ -222,6 +222,9 @@ def test_every_state_has_words(data: Data, golden: Files, tmp_path: Path) -> Non
     assert "There is nothing to show yet" in text_of(page(silent))
     empty = replace(fresh, read_at=NOW)
     assert "No generation yet" in text_of(page(empty))
+    assert "gen-1 is made once enough contributions are in. 2 wait." in text_of(
+        page(replace(empty, status=data.status))
+    )
     assert "from_pretrained" not in page(empty)
     late = page(replace(data, trouble="The Hub does not answer (x)."))
     assert "Showing data of 2026-11-07 14:00 UTC." in text_of(late)

@@ -21,7 +21,9 @@ def draw(view: View, query: Query, now: datetime) -> str:
     shown = sorted(record.credits, key=lambda c: -(c.weight or 0))[:MOST_CREDITS] if record else []
     heaviest = max((c.weight or 0 for c in shown), default=0) or 1
     return render(
-        "overview.html", chosen=chosen, query=query, words=key_words(key), verdict=verdict(view, chosen, key),
+        "overview.html", chosen=chosen, query=query,
+        nothing="No generation yet" if view.data.read_at else "Nothing to show yet",
+        words=key_words(key), verdict=verdict(view, chosen, key),
         tiles=tiles(view, chosen, key), charts=score_charts(view, key, chosen), breaks=breaks(view),
         hidden=max(0, len(view.data.attempts) - MOST_MARKS),
         metrics=[(name, key_words(k), k == key) for name, k in view.metrics.items()],
@@ -44,7 +46,10 @@ def verdict(view: View, chosen: Attempt | None, key: Key | None) -> str:
             return "No generation has passed the gate yet."
         if attempts:
             return "No generation of this lineage can be read."
-        return "" if view.data.read_at is None else "No generation yet: gen-1 is made once enough contributions are in."
+        if view.data.read_at is None:
+            return ""
+        waiting = f" {count(view.status.queue, 'waits', 'wait')}." if view.status and view.status.queue else ""
+        return f"gen-1 is made once enough contributions are in.{waiting}"
     if chosen.generation == 0:
         return "gen-0 holds the weights from before the first fuse."
     change = chosen.differences.get((key[0], key[1])) if key and len(key) == 2 else None
