@@ -15,6 +15,7 @@ import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import cache as once
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -140,6 +141,7 @@ class Listing:
                 base.update(read_headers(hub, recipe.base, weights_at, names, sizes))
             return base
 
+        @once
         def memory() -> Mapping[str, list[str]]:
             return memory_names(hub.snapshot(recipe.base, weights_at, ["config.json"]), specs())
 
