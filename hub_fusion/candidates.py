@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hub_fusion.contributions.relations import among
+from hub_fusion.contributions.relations import among, part_of_step
 from hub_fusion.contributions.screen import Screened
 from hub_fusion.errors import HubError, RecordError
 from hub_fusion.evaluate.gate import Rival, find_rivals, gate_mean, judge
@@ -108,7 +108,7 @@ class Workshop:
 
     def sources(self, members: Sequence[str]) -> tuple[Source, ...]:
         """These contributions as inputs of a fuse, with the votes that they have among themselves."""
-        kept, _ = among(self.screened, members, self.recipe.merge.vote)
+        kept, _ = among(self.screened, members, self.recipe.merge)
         weights = {c.key: float(c.weight or 0) for c in kept}
         return tuple(replace(s, weight=weights[s.key]) for s in self.screened.sources if s.key in weights)
 
@@ -141,7 +141,11 @@ def best_candidate(shop: Workshop) -> Chosen:
 
     suspects = sorted(shop.screened.contributions, key=lambda c: (1.0 if c.cosine is None else c.cosine, c.key))
     wants_control = recipe.search.control != "off" and bool(parent.scores.deciding())
-    found = search([c.key for c in suspects], recipe.merge.steps, recipe.search, recipe.gate, attempt,
+    part = part_of_step(shop.screened, recipe.merge)
+    if part < 1:
+        shop.say(f"{len(suspects)} contributions take {part:.0%} of a step: none more than {recipe.merge.max_weight:g}")
+    steps = [part * step for step in recipe.merge.steps]
+    found = search([c.key for c in suspects], steps, recipe.search, recipe.gate, attempt,
                    reserved=int(wants_control), say=shop.say)  # fmt: skip
     best = found.best
     report = shop.fuse(best.members, best.step)
@@ -149,7 +153,7 @@ def best_candidate(shop: Workshop) -> Chosen:
     control = _control(shop, parent_folder, best.measurement) if wants_control and affordable else None
     tried = tuple((trial.step, trial.candidate) for trial in found.trials if trial.kind == "step")
     verdict = best.verdict.model_copy(update={"tried": tried, "trials": found.trials})
-    fused, analysis = among(shop.screened, best.members, recipe.merge.vote)
+    fused, analysis = among(shop.screened, best.members, recipe.merge)
     if analysis:
         left_out = {
             t.contribution: t.change for t in found.trials if t.kind == "without" and t.contribution and t.change

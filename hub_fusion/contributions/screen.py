@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from hub_fusion.contributions.brought import Brought, Wanted, check_brought, check_values
 from hub_fusion.contributions.judgement import judge_tensors
 from hub_fusion.contributions.policy import refuse_standing
-from hub_fusion.contributions.votes import votes
+from hub_fusion.contributions.votes import capped, votes
 from hub_fusion.errors import HeaderError, HubError, HubUnreachable, RepoMissing, WeightsError
 from hub_fusion.recipe import Recipe
 from hub_fusion.records import Contribution, Refusal, files_identity
@@ -152,7 +152,9 @@ def screen(
     say(f"reading {len(spooled)} contributions")
     measures = compute.together(measure, [source for _, source in spooled], base_folder)
     kept, more, scales = judge_tensors([c for c, _ in spooled], measures, recipe.screen)
-    weights = votes([spooled[i][0] for i in kept], recipe.merge.vote, measures.only(kept))
+    people = [spooled[i][0] for i in kept]
+    shares = votes(people, recipe.merge.vote, measures.only(kept))
+    weights, _ = capped(people, shares, recipe.merge.vote, recipe.merge.max_weight)
     effective = [0.0] * len(spooled)
     for i, weight in zip(kept, weights, strict=True):
         age = max(newest - (spooled[i][0].generation or 0), 0)

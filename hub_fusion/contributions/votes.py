@@ -39,6 +39,25 @@ def votes(contributions: Sequence[Contribution], vote: str, measures: Measures |
     return [share / total for share in shares]
 
 
+def capped(
+    contributions: Sequence[Contribution], shares: Sequence[float], vote: str, most: float
+) -> tuple[list[float], float]:
+    """Shares that add up to 1, and the part of a step that they take where nobody may have more than `most` of it all.
+
+    What is left stays with the parent: weight × part is what each has of the step. Example: two accounts with a half
+    each and ``most = 1/8`` keep a half each of a quarter of the step.
+    """
+    owners = [c.key if vote == "contribution" else c.author.lower() for c in contributions]
+    held: dict[str, float] = {}
+    for owner, share in zip(owners, shares, strict=True):
+        held[owner] = held.get(owner, 0.0) + share
+    bound = [share * min(1.0, most / held[owner]) for owner, share in zip(owners, shares, strict=True)]
+    part = sum(bound)
+    if not shares or part >= 1 - 1e-9:
+        return list(shares), 1.0
+    return [share / part for share in bound], part
+
+
 def near_copies(contributions: Sequence[Contribution], measures: Measures | None) -> list[list[int]]:
     """Groups of more than one, each around the earliest of it."""
     groups: dict[int, list[int]] = {}

@@ -21,6 +21,10 @@ class Merge(Section):
     options: dict[str, Any] = Field(default_factory=dict)
     seed: int = Field(0, description="of methods with randomness")
     vote: Literal["account", "contribution"] = Field("account", description="who has one vote")
+    max_weight: float = Field(
+        1.0, gt=0, le=1, description="of a step no account may decide more (no contribution where that has the vote); "
+        "what is left stays with the parent, so that few contributions make a small step; 0.125 is prudent"
+    )  # fmt: skip
     cap: bool = Field(True, description="cap norms before the method")
     heads: Literal["drop", "keep"] = Field("drop", description="task heads: leave them out, or keep the base's")
     vocab: Literal["drop"] = Field("drop", description="rows of tokens that the base lacks: left out")

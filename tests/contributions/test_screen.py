@@ -21,7 +21,7 @@ from hub_fusion.contributions.brought import Brought, Wanted, check_brought
 from hub_fusion.contributions.judgement import judge_tensors
 from hub_fusion.contributions.policy import refuse_standing
 from hub_fusion.contributions.screen import check_headers
-from hub_fusion.contributions.votes import votes
+from hub_fusion.contributions.votes import capped, votes
 from hub_fusion.errors import WeightsError
 from hub_fusion.recipe import Contributions, Screen
 from hub_fusion.records import Contribution
@@ -232,6 +232,27 @@ def test_the_same_data_and_task_have_one_vote() -> None:
     assert votes(people, "account") == pytest.approx([1 / 9] * 3 + [1 / 3] * 2)
     apart = [c.model_copy(update={"task": str(i)}) for i, c in enumerate(people)]
     assert votes(apart, "account") == pytest.approx([1 / 5] * 5)
+
+
+@pytest.mark.parametrize(
+    ("authors", "most", "weights", "part"),
+    [
+        ("abcde", 1 / 8, [1 / 5] * 5, 5 / 8),
+        ("abcdefgh", 1 / 8, [1 / 8] * 8, 1.0),
+        ("aab", 1 / 4, [1 / 4, 1 / 4, 1 / 2], 1 / 2),
+        ("ab", 1.0, [1 / 2] * 2, 1.0),
+        ("a", 1 / 8, [1.0], 1 / 8),
+        ("", 1 / 8, [], 1.0),
+    ],
+)
+def test_nobody_has_more_of_a_step_than_the_recipe_allows(
+    authors: str, most: float, weights: list[float], part: float
+) -> None:
+    """The rest stays with the parent: weight times part is never above it."""
+    people = [c.model_copy(update={"author": a}) for c, a in zip(crowd(len(authors)), authors, strict=True)]
+    found, taken = capped(people, votes(people, "account"), "account", most)
+    assert found == pytest.approx(weights)
+    assert taken == pytest.approx(part) or not authors
 
 
 def test_an_organisations_contributions_share_its_vote() -> None:

@@ -396,6 +396,17 @@ def test_a_generation_is_no_contribution_to_an_earlier_one(ready: World) -> None
     assert [(r.repo, r.code) for r in outcome.refusals] == [(f"{LATER}/replay", "already_fused")]
 
 
+def test_few_contributors_make_a_small_step_where_the_recipe_bounds_each(ready: World) -> None:
+    """Five accounts of which none may decide more than an eighth: five eighths of the way, and so it is recorded."""
+    record = ready.run(ready.recipe(merge={"max_weight": 0.125})).record
+    assert record is not None
+    assert (record.step, [c.weight for c in record.contributions]) == (0.625, [pytest.approx(0.2)] * 5)
+    moved = {n: t - ready.weights("gen-0")[n] for n, t in ready.weights("gen-1").items()}
+    length = float(sum(t.double().square().sum() for t in moved.values())) ** 0.5
+    alone = [float(c.norm or 0) * c.scale for c in record.contributions]
+    assert length == pytest.approx(0.625 * sum((n / 5) ** 2 for n in alone) ** 0.5, rel=0.1)  # nearly orthogonal
+
+
 def test_a_card_that_claims_an_unknown_revision_is_refused(ready: World) -> None:
     """By the watcher too, in the round."""
     hub = ready.client(AUTHORS[0])
