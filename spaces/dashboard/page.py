@@ -22,7 +22,7 @@ from view import View
 
 HERE = Path(__file__).parent
 STYLE, SCRIPT = HERE / "style.css", HERE / "app.js"
-KEPT = 400  # drawn pages
+KEPT = 60  # drawn pages; one of 200 generations takes half a megabyte
 SANS = gr.themes.LocalFont("IBM Plex Sans", weights=(400, 700))  # gradio's files of weight 600 hold no Latin letters
 MONO = gr.themes.LocalFont("IBM Plex Mono", weights=(400,))
 THEME = gr.themes.Base(
