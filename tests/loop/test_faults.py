@@ -74,6 +74,14 @@ def test_one_fault_before_a_request_is_not_noticed(route: str, kind: dict[str, A
     assert set(ready.tags()) == {"gen-0", "gen-1"} and len(ready.maintainer.commits(BASE)) == 3
 
 
+def test_a_conflict_that_is_none_costs_no_fuse(ready: World) -> None:
+    """A server that lags refuses a commit on main's own head: the same commit is sent again, not made again."""
+    ready.hub.faults.set([{"route": "commit", "kind": 412, "times": 2}])
+    said: list[str] = []
+    assert ready.run(say=said.append).status == "published" and len(ready.hub.faults.log) == 2
+    assert sum(line.startswith("fusing") for line in said) == 1 and len(ready.maintainer.commits(BASE)) == 3
+
+
 @pytest.mark.parametrize("kind", ["504", "drop"])
 def test_a_commit_whose_answer_is_lost_is_not_made_again(kind: str, ready: World) -> None:
     """It is there already: the next round finds it and puts the tag on it."""
