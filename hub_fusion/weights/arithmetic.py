@@ -25,11 +25,12 @@ from hub_fusion.weights.deltas import Deltas
 from hub_fusion.weights.descriptors import at_once
 from hub_fusion.weights.reading import Array, Origins, Reader, gram_of
 from hub_fusion.weights.schedule import BUNDLE_ELEMENTS
-from hub_fusion.weights.strips import fuse_files, fuse_strips, slab_elements
+from hub_fusion.weights.strips import fuse_strips, slab_elements
 from hub_fusion.weights.tensors import TensorWork
 from hub_fusion.weights.twins import Around, Strips, block_elements, find_strips, find_twin
 
 Fused = tuple[TensorWork, int, Array]  # a tensor, the number of a block, and what is to be stored there
+NO_FILES = np.empty(0, np.int32), np.empty(0, np.int64)  # for a block that has been read
 PASS_ELEMENTS = 2**18  # of one contribution, where nothing is merged
 
 
@@ -119,10 +120,10 @@ class Arithmetic(Reader):
             with ExitStack() as meanwhile:
                 places = [c.opened(name, first, last, meanwhile) for c, name in read]
                 files, offsets = np.array([f for f, _ in places], np.int32), np.array([at for _, at in places])
-                return out if fuse_files(files, offsets, raw, origin, there, *rest) else None
+                return out if fuse_strips(files, offsets, raw, origin, there, *rest) else None
         for into, (checkpoint, name) in zip((*raw, origin, there), read, strict=False):
             checkpoint.raw(name, first, last, into[:size])
-        return out if fuse_strips(raw, origin, there, *rest) else None
+        return out if fuse_strips(*NO_FILES, raw, origin, there, *rest) else None
 
     def not_finite(self, work: TensorWork) -> WeightsError:
         """The error for a result with NaN or infinity."""

@@ -25,7 +25,7 @@ _pread: Any = types.ExternalFunction("pread", types.intp(types.intc, types.uintp
 
 
 def slab_elements(contributions: int, item_bytes: int, size: int) -> int:
-    """How many elements of each contribution `fuse_files` reads at a time: whole strips, no more than it needs."""
+    """How many elements of each contribution `fuse_strips` reads at a time: whole strips, no more than it needs."""
     strips = SLAB_BYTES // ((contributions + 1) * item_bytes * STRIP)
     return min(max(strips, 1) * STRIP, size + size % 2)
 
@@ -105,37 +105,27 @@ def _read_at(descriptor, out, offset):
 
 
 @compiled
-def fuse_files(descriptors, offsets, raw, origin, base, scales, kind, weights, cuts, keys, first, density, scale, step,
-               out):  # fmt: skip
-    """`fuse_strips` of a block that is read here; also False if a file does not hold it, which reading again explains.
-
-    `descriptors` are open files of the contributions, of the origin and, unless that is the origin, of the base;
-    `offsets` where the block begins in each. `raw` (contributions, elements), `origin` and `base` are room to read
-    into; the last two may be the same.
-    """
-    n, most = raw.shape
-    finite = True
-    for start in range(0, len(out), most):
-        size = min(most, len(out) - start)
-        passed = start * raw.itemsize
-        for i in range(n):
-            if not _read_at(descriptors[i], raw[i, :size], offsets[i] + passed):
-                return False
-        if not _read_at(descriptors[n], origin[:size], offsets[n] + passed):
+def _read_slab(files, offsets, passed, raw, origin, base, size):
+    """`size` elements of everything, from `passed` bytes after the offsets on; False if they are not all there."""
+    n = len(raw)
+    for i in range(n):
+        if not _read_at(files[i], raw[i, :size], offsets[i] + passed):
             return False
-        if len(descriptors) > n + 1 and not _read_at(descriptors[n + 1], base[:size], offsets[n + 1] + passed):
-            return False
-        finite &= fuse_strips(raw, origin, base, scales, kind, weights, cuts, keys, first + start, density, scale, step,
-                              out[start : start + size])  # fmt: skip
-    return finite
+    if not _read_at(files[n], origin[:size], offsets[n] + passed):
+        return False
+    return len(files) == n + 1 or _read_at(files[n + 1], base[:size], offsets[n + 1] + passed)
 
 
 @compiled
-def fuse_strips(raw, origin, base, scales, kind, weights, cuts, keys, first, density, scale, step, out):
+def fuse_strips(files, offsets, raw, origin, base, scales, kind, weights, cuts, keys, first, density, scale, step,
+                out):  # fmt: skip
     """out = base + step·merge(raw − origin); gives whether all deltas and the result are finite.
 
+    Also False if a file does not hold the block: reading again says why. `files` are the descriptors of the
+    contributions, of the origin and, unless that is the origin, of the base; `offsets` where the block begins in each.
+    `raw`, `origin` and `base` are room to read into, whole strips of it; without files they hold the block.
     `raw` is (contributions, elements), bfloat16 as uint16 or float32, like `origin`, `base` and `out` (elements,); all
-    but `out` may be longer, and rows of uint16 have an even length.
+    but `out` may be longer, rows of uint16 have an even length, and `base` may be `origin`.
     `cuts` is int64 (contributions, 4): bits and index of the leading and of the last cut; `keys` uint32
     (contributions, 2); `first` is the index of the first element, whose lower 32 bits must not overflow in the block.
     """
@@ -143,11 +133,16 @@ def fuse_strips(raw, origin, base, scales, kind, weights, cuts, keys, first, den
     deltas = np.empty((n if kind != LINEAR else 0, STRIP), np.float32)
     start_, there, merged_ = np.empty(STRIP, np.float32), np.empty(STRIP, np.float32), np.empty(STRIP, np.float32)
     finite = True
-    for start in range(0, m, STRIP):
-        stop = min(start + STRIP, m)
-        size = stop - start
+    most = raw.shape[1] if len(files) else m
+    for begin in range(0, m, STRIP):
+        size, start = min(STRIP, m - begin), begin % most
+        stop, result = start + size, out[begin : begin + size]
+        if len(files) and start == 0:
+            left = min(most, m - begin)
+            if not _read_slab(files, offsets, begin * raw.itemsize, raw, origin, base, left):
+                return False
         if kind == LINEAR:
-            finite &= _sum(raw, origin[start:stop], base[start:stop], scales, weights, step, start, out[start:stop])
+            finite &= _sum(raw, origin[start:stop], base[start:stop], scales, weights, step, start, result)
             continue
         _widen(origin[start:stop], start_[:size])
         merged = merged_[:size]
@@ -156,11 +151,11 @@ def fuse_strips(raw, origin, base, scales, kind, weights, cuts, keys, first, den
             finite &= _subtract(raw[i, start:stop], start_[:size], scales[i], delta)
             if kind == TIES:
                 for side in range(2):
-                    index = min(max(cuts[i, 2 * side + 1] - first - start, 0), size)
+                    index = min(max(cuts[i, 2 * side + 1] - first - begin, 0), size)
                     if side == 1 or cuts[i, 0] != kernels.MAGNITUDE:
                         kernels.trim(delta, np.int32(cuts[i, 2 * side]), index, side == 1)
             else:
-                at = first + start
+                at = first + begin
                 kernels.drop(delta, np.uint32(at & 0xFFFFFFFF), np.uint32(at >> 32), keys[i, 0], keys[i, 1], density)
         block = deltas if size == STRIP else deltas[:, :size].copy()  # contiguous, or nothing is vectorised
         if kind == DARE:
@@ -170,5 +165,5 @@ def fuse_strips(raw, origin, base, scales, kind, weights, cuts, keys, first, den
         else:
             kernels.mean_of_agreeing(block, weights, scale, merged)
         _widen(base[start:stop], there[:size])
-        finite &= _add(there[:size], merged, step, out[start:stop])
+        finite &= _add(there[:size], merged, step, result)
     return finite
