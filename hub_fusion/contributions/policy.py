@@ -86,7 +86,7 @@ def wrong_age(c: Contribution, at: Circumstances) -> Refusal | None:
                         "Nothing to do; it is looked at again later.")  # fmt: skip
     changed = c.last_modified or c.created_at
     if rules.max_age is not None and changed is not None and at.now - changed > rules.max_age:
-        return c.refuse("filter", "too_old", f"It was last changed more than {rules.max_age} ago.",
+        return c.refuse("filter", "long_unchanged", f"It was last changed more than {rules.max_age} ago.",
                         "Train the newest generation and publish that.")  # fmt: skip
     return None
 

@@ -16,7 +16,7 @@ BASE = "acme/base"
 SHA = "a" * 40
 NOW = datetime(2030, 1, 10, tzinfo=UTC)
 CODES = {"license_not_allowed": {"license_missing", "license_not_allowed", "license_unknown"},
-         "wrong_age": {"too_young", "too_old"}}  # fmt: skip
+         "wrong_age": {"too_young", "long_unchanged"}}  # fmt: skip
 
 
 def good(**changes: Any) -> Contribution:
@@ -56,7 +56,7 @@ FAULTS: dict[str, tuple[Contribution, Circumstances, str]] = {
     "no library": (good(), at(contributions={"libraries": ["peft"]}), "library_not_allowed"),
     "too many parameters": (good(parameters=11), at(contributions={"max_parameters": 10}), "too_many_parameters"),
     "too young": (good(created_at=NOW - timedelta(hours=1)), at(contributions={"min_age": "P1D"}), "too_young"),
-    "too old": (good(last_modified=NOW - timedelta(days=9)), at(contributions={"max_age": "P7D"}), "too_old"),
+    "too old": (good(last_modified=NOW - timedelta(days=9)), at(contributions={"max_age": "P7D"}), "long_unchanged"),
     "quantised, says the Hub": (good(tags=("hub-fusion", f"base_model:quantized:{BASE}")), at(), "quantized"),
     "quantised, by a tool": (good(tags=("hub-fusion", "GPTQ")), at(), "quantized"),
     "no card to speak of": (good(faults=(UNREADABLE,)), at(), "unreadable_card"),
