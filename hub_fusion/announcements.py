@@ -23,7 +23,7 @@ from hub_fusion.publish.state import BaseState, open_base, read_record
 from hub_fusion.recipe import Recipe
 
 if TYPE_CHECKING:
-    from hub_fusion.records import Contribution
+    from hub_fusion.records import Contribution, Refusal
 
 NAME = r"[A-Za-z0-9][\w.-]{0,95}"
 TITLE = re.compile(rf"hub-fusion: ({NAME}/{NAME})", re.ASCII)
@@ -57,13 +57,16 @@ class Announcements:
     _closed: set[int] = field(default_factory=set, init=False)  # numbers; those that are open were opened again
     _account: str | None = field(default=None, init=False)
 
-    def answer(self, queue: tuple[Contribution, ...] = ()) -> int:
-        """Answer what is new; gives how many comments were made. `queue`: contributions that wait, which stay queued.
+    def answer(self, queue: tuple[Contribution, ...] = (), refusals: tuple[Refusal, ...] = ()) -> int:
+        """Answer what is new; gives how many comments were made.
+
+        `queue` and `refusals` are what a look found: who waits stays queued, and what tensors or measurements told
+        against a contribution is known to the look alone.
 
         Raises HubUnreachable; of other errors the log tells.
         """
         discussions, base, state, made = Discussions(self.hub), self.recipe.base, None, 0
-        waiting = {c.repo.lower() for c in queue}
+        waiting, refused = {c.repo.lower() for c in queue}, {(r.repo.lower(), r.sha): r for r in refusals}
         try:
             threads = [t for t in discussions.newest(base) if TITLE.fullmatch(t.title)]
             self._account = account = self._account or (self.hub.account() if threads else None)
@@ -81,7 +84,7 @@ class Announcements:
                 continue
             try:
                 state = state or open_base(self.hub, base, mend=False)
-                answer = self._answer(asked[1], state)
+                answer = self._answer(asked[1], state, refused)
                 made += self._give(discussions, thread, answer, account)
             except HubUnreachable:
                 raise
@@ -99,7 +102,7 @@ class Announcements:
             return repo.lower() not in waiting
         return time.monotonic() - when > AGAIN_S
 
-    def _answer(self, repo: str, state: BaseState) -> Answer:
+    def _answer(self, repo: str, state: BaseState, refused: dict[tuple[str, str], Refusal]) -> Answer:
         try:
             sha = self.hub.resolve(repo)
         except RepoMissing:
@@ -110,12 +113,14 @@ class Announcements:
             if record and any(c.repo.lower() == repo.lower() and c.sha == sha for c in record.contributions):
                 text = f"{code(repo)} at {code(sha[:8])} is part of **gen-{number}**. Thank you!"
                 return Answer(f"fused:{repo}@{sha[:12]}", f"{text} A new commit will be considered again.", True)
-        check = check_contribution(f"{repo}@{sha}", hub=self.hub, base=state.repo, recipe=self.recipe)
-        if check.accepted:
+        first = refused.get((repo.lower(), sha))
+        if first is None:
+            check = check_contribution(f"{repo}@{sha}", hub=self.hub, base=state.repo, recipe=self.recipe)
+            first = check.refusals[0] if check.refusals else None
+        if first is None:
             return Answer(f"queued:{repo}@{sha[:12]}", f"{code(repo)} at {code(sha[:8])} is **queued** for "
                           f"gen-{state.next_generation}, if its weights pass the screen. This discussion will tell "
                           "what comes of it.", False)  # fmt: skip
-        first = check.refusals[0]
         text = f"{code(repo)} at {code(sha[:8])} is **refused** ({code(first.code)}): {md(first.reason, 500)}\n\n"
         return Answer(f"refused:{first.code}:{repo}@{sha[:12]}",
                       f"{text}What helps: {md(first.fix, 500)} Then open this discussion again.", True)  # fmt: skip

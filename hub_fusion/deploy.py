@@ -88,7 +88,7 @@ def poll(
     """
     outcome = run_generation(recipe, hub, compute, work=work, say=say, dry_run=True)
     if recipe.announcements:
-        Announcements(recipe, hub, say).answer(outcome.queue)
+        Announcements(recipe, hub, say).answer(outcome.queue, outcome.refusals)
     if outcome.status != "planned":
         return outcome, None
     plan = _from_json(job)

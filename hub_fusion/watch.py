@@ -64,7 +64,7 @@ def watch(
                     tell(outcome)
                 outcomes.append(outcome)
                 if recipe.announcements:
-                    announcements.answer(outcome.queue)
+                    announcements.answer(outcome.queue, outcome.refusals)
                 pause = 0.0 if outcome.status == "published" else interval
                 if once and outcome.status != "published":
                     break

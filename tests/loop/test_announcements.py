@@ -79,6 +79,19 @@ def test_a_refusal_comes_with_its_fix_and_a_mended_one_is_heard_again(ready: Wor
     assert watcher(ready).answer() == 1 and "**queued**" in answers(ready, number)[1]
 
 
+def test_what_only_the_tensors_tell_is_told_too(ready: World) -> None:
+    """Cards and headers are in order; the screen finds that nothing was trained."""
+    ready.contribute(LATER, seed=5, change=lambda tensors, _: tensors)
+    number = announce(ready, f"hub-fusion: {LATER}/finetune", LATER)
+    looking = watcher(ready)
+    assert looking.answer() == 1 and "**queued**" in answers(ready, number)[0]
+    outcome = ready.run()
+    assert looking.answer(outcome.queue, outcome.refusals) == 1
+    told = answers(ready, number)[1]
+    assert "**refused** (`unchanged`)" in told
+    assert not is_open(ready, number)
+
+
 @pytest.mark.parametrize(
     "title",
     ["hub-fusion:", "hub-fusion: ann", "please take hub-fusion: ann/finetune", "hub-fusion: ann/finetune!",
