@@ -342,20 +342,25 @@ def test_strangers_cannot_steer_the_terminal(call: Call, empty: World) -> None:
     evil = "\x1b[2J\x9b31m\x07 red\u2028\u202e"
     empty.contribute("ann")
     out, hub = empty.folder / "contributions" / "ann-finetune-0", empty.client("bob")
-    about = {"task": evil, "metadata": {"datasets": [evil], "tags": ["hub-fusion", evil]}, "license": "apache-2.0"}
-    common = {"base": BASE, "base_revision": "main", "hub": hub}
-    publish_contribution(out, "bob/copy", **common, **about)
+    about = {"task": evil, "metadata": {"datasets": [evil], "tags": ["hub-fusion", evil]}}
+    common = {"base": BASE, "base_revision": "main", "hub": hub, "license": "apache-2.0"}
+    publish_contribution(out, "bob/card", **common, **about)
+    publish_contribution(out, "bob/copy", **common)
     tensors = load_file(out / "model.safetensors")
     save_file({f"{name}{evil}": tensor for name, tensor in tensors.items()}, out / "model.safetensors")
-    publish_contribution(out, "bob/other", **common, **about)
+    publish_contribution(out, "bob/other", **common)
     recipe = empty.write_recipe()
     found = call("discover", "-r", recipe, world=empty)
     said = [line | {"tags": [evil, "hub-fusion"], "files": [evil, *line["files"]]} for line in found.lines]
     kept = call("filter", "-r", recipe, stdin="\n".join(map(json.dumps, said)), world=empty)
-    assert all(line["files"][0] == evil for line in kept.lines), "what was said is still there for machines"
+    sound = [line for line in kept.lines if line["kind"] == "contribution"]
+    assert sound and all(line["files"][0] == evil for line in sound), "what was said is still there for machines"
     passed = call("screen", "-r", recipe, "--work", empty.work, stdin=kept.out, world=empty)
-    assert [line.get("code") for line in passed.lines] == [None, "malformed_weights", "copy"]
-    outputs = [found, kept, passed, call("check", "bob/other", world=empty), call("status", f"a/{evil}", world=empty)]
+    codes = {line["repo"]: line.get("code") for line in passed.lines}
+    assert codes.pop("bob/card") == "malformed_card"
+    assert sorted(map(str, codes.values())) == ["None", "copy", "malformed_weights"]
+    outputs = [found, kept, passed, *(call("check", f"bob/{name}", world=empty) for name in ("card", "other")),
+               call("status", f"a/{evil}", world=empty)]  # fmt: skip
     outputs.append(call("run", "-r", recipe, "--set", "round.min_contributions=1", "--json", world=empty))
     outputs += [call(*words, world=empty) for words in (["status", BASE], ["status", BASE, "--json"], ["card", BASE])]
     for done in outputs:
