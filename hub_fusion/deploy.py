@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING
 from hub_fusion.announcements import Announcements
 from hub_fusion.errors import HubError, RecipeError, RepoMissing
 from hub_fusion.events import Event, Say
-from hub_fusion.generation import Outcome, run_generation
+from hub_fusion.finish import Outcome
+from hub_fusion.generation import run_generation
 from hub_fusion.hub import FileInfo, Hub
 from hub_fusion.hub.jobs import JobPlan, Jobs
 from hub_fusion.recipe import Recipe

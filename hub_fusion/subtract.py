@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING
 from hub_fusion.contributions.screen import Screened
 from hub_fusion.errors import MergeError, RecordError
 from hub_fusion.events import Event, Say
-from hub_fusion.generation import Outcome, alone, check_recipe, finish_round, round_id
+from hub_fusion.finish import Outcome, check_recipe, finish_round, round_id
 from hub_fusion.hub import Hub
+from hub_fusion.lock import alone
 from hub_fusion.provenance import Clock
 from hub_fusion.publish.rollback import marked
 from hub_fusion.publish.state import BaseState, check_base, fused_credits, open_base, record_path

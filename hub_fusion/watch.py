@@ -21,7 +21,8 @@ from hub_fusion.announcements import Announcements
 from hub_fusion.contributions.listing import Listing
 from hub_fusion.errors import HubFusionError, HubUnreachable, RecipeError
 from hub_fusion.events import Event, Say
-from hub_fusion.generation import Outcome, run_generation
+from hub_fusion.finish import Outcome
+from hub_fusion.generation import run_generation
 from hub_fusion.hub import Hub
 from hub_fusion.publish.status import tell_error
 from hub_fusion.recipe import Recipe

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from hub_fusion.errors import RecipeError
-from hub_fusion.generation import check_recipe
+from hub_fusion.finish import check_recipe
 from hub_fusion.recipe import Recipe, Task, contaminations
 from hub_fusion.records import Credit
 

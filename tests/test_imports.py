@@ -37,11 +37,23 @@ BELOW = {  # part → what it may import, besides itself
     "budget": SHARED,
     "forecast": {"budget", "publish", "weights"} | SHARED,
     "analysis": {"candidates", "evaluate", "weights"} | SHARED,
-    "generation": {"analysis", "budget", "candidates", "forecast", "contributions", "evaluate", "publish", "weights"}
-    | {"merge"}
+    "lock": {"events"},
+    "screening": {"contributions", "publish", "weights"} | SHARED,
+    "finish": {
+        "analysis",
+        "budget",
+        "candidates",
+        "contributions",
+        "evaluate",
+        "forecast",
+        "merge",
+        "publish",
+        "weights",
+    }
     | SHARED,
-    "deploy": {"announcements", "generation", "weights"} | SHARED,
-    "subtract": {"generation", "replan", "contributions", "publish", "weights"} | SHARED,
+    "generation": {"budget", "contributions", "finish", "forecast", "lock", "publish", "screening", "weights"} | SHARED,
+    "deploy": {"announcements", "finish", "generation", "weights"} | SHARED,
+    "subtract": {"finish", "lock", "replan", "contributions", "publish", "weights"} | SHARED,
     "replan": {"publish", "weights"} | SHARED,
     "reproduce": {"replan", "publish", "weights"} | SHARED,
     "replay": {"replan", "evaluate", "publish", "weights", "merge"} | SHARED,
@@ -49,7 +61,7 @@ BELOW = {  # part → what it may import, besides itself
     "simulate": {"evaluate", "weights", "merge"} | SHARED,
     "announcements": {"contribute", "publish", "events"} | SHARED,
     "webhook": {"events"} | FLOOR,
-    "watch": {"announcements", "webhook", "generation", "contributions", "publish", "weights"} | SHARED,
+    "watch": {"announcements", "webhook", "finish", "generation", "contributions", "publish", "weights"} | SHARED,
     "local_hub": set(),
     "__main__": {"cli"},
 }

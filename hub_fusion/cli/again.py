@@ -34,7 +34,7 @@ def reproduce(
     endpoint: str | None = Endpoint, work: Path | None = Work, json: bool = Json,
 ) -> None:  # fmt: skip
     """Fuse a published generation again from its record, and compare the weights; exit code 1 if they differ."""
-    from hub_fusion.generation import alone
+    from hub_fusion.lock import alone
     from hub_fusion.reproduce import reproduce as fuse_again
 
     repo, at, tag = target.partition("@")
@@ -90,7 +90,7 @@ def replay(
     Every contribution keeps its change of the published generation that it started from; the changes are added to the
     replayed parents.
     """
-    from hub_fusion.generation import alone
+    from hub_fusion.lock import alone
     from hub_fusion.replay import replay as replay_lineage
 
     if settings and method is None:

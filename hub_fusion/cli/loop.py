@@ -29,7 +29,7 @@ from hub_fusion.cli.output import (
 from hub_fusion.events import Event
 
 if TYPE_CHECKING:
-    from hub_fusion.generation import Outcome
+    from hub_fusion.finish import Outcome
     from hub_fusion.records import Headroom, Index, IndexEntry
 
 

@@ -92,9 +92,10 @@ def screen(
     `fuse --from` and `publish`.
     """
     from hub_fusion.contributions.discover import choose
-    from hub_fusion.generation import alone, screen_round
+    from hub_fusion.lock import alone
     from hub_fusion.publish.state import open_base
     from hub_fusion.records import parse_lines
+    from hub_fusion.screening import screen_round
 
     rules, hub, compute = open_recipe(recipe, settings), open_hub(endpoint), open_compute()
     if not compute.is_main:
@@ -145,10 +146,12 @@ def publish(
     """Fuse, judge and publish what `screen` let pass; exit code 3 if the gate refuses it."""
     from hub_fusion.cli.loop import conclude
     from hub_fusion.contributions.filters import Circumstances, filter_contributions
-    from hub_fusion.generation import alone, check_recipe, finish_round, round_id, screen_round
+    from hub_fusion.finish import check_recipe, finish_round, round_id
+    from hub_fusion.lock import alone
     from hub_fusion.provenance import Clock
     from hub_fusion.publish.state import fused_keys, open_base
     from hub_fusion.records import parse_lines
+    from hub_fusion.screening import screen_round
 
     rules, hub, compute = open_recipe(recipe, settings), open_hub(endpoint), open_compute()
     if not compute.is_main:

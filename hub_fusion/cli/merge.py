@@ -152,9 +152,10 @@ def plan_from_lines(
     stack: ExitStack,
 ) -> FusePlan:  # fmt: skip
     """The fuse of a round whose contributions `screen` let pass; `stack` keeps the work folder to itself."""
-    from hub_fusion.generation import alone, screen_round
+    from hub_fusion.lock import alone
     from hub_fusion.publish.state import open_base
     from hub_fusion.records import parse_lines
+    from hub_fusion.screening import screen_round
     from hub_fusion.weights.fuse import FusePlan
 
     rules, hub = open_recipe(recipe, []), open_hub(endpoint)

@@ -51,7 +51,7 @@ def reevaluate(
     Measured are the generations to be judged, their parents, gen-0 and the best before them. Run it again to go on
     where it was killed. Nothing is withdrawn without --rollback.
     """
-    from hub_fusion.generation import alone
+    from hub_fusion.lock import alone
     from hub_fusion.reevaluate import reevaluate as look_again
 
     numbers = [_number(name) for name in generations or ()]

@@ -23,7 +23,8 @@ from huggingface_hub import CommitOperationAdd
 from safetensors.torch import load_file, save_file
 
 from hub_fusion.contribute.upload import publish_contribution
-from hub_fusion.generation import Outcome, run_generation
+from hub_fusion.finish import Outcome
+from hub_fusion.generation import run_generation
 from hub_fusion.hub import Hub
 from hub_fusion.local_hub import LocalHub, add_user, serve
 from hub_fusion.publish.lineage import read_lineage
