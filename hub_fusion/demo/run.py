@@ -136,11 +136,12 @@ def write_recipe(stage: Stage, work: Path) -> Recipe:
         # controls of its own
         "gate": {"test": "means", "delta": None},
         "search": {"steps": "first", "control": "off"},
+        "merge": {"max_weight": 1.0},  # everybody here is known
         "evaluate": {**EVALUATE, "tasks": [{"name": TASK_NAME, "path": f"tasks/{TASK_NAME}"}]},
     }
     if stage.private:  # everything belongs to one account: name it, allow it, and count repositories, not accounts
         data["contributions"] = {"include": list(stage.repos.values()), "own": True, "private": True}
-        data["merge"] = {"vote": "contribution"}
+        data["merge"]["vote"] = "contribution"
     (work / "recipe.yaml").write_text(yaml.safe_dump(data, sort_keys=False))
     return Recipe.load(work / "recipe.yaml")
 

@@ -22,8 +22,8 @@ class Merge(Section):
     seed: int = Field(0, description="of methods with randomness")
     vote: Literal["account", "contribution"] = Field("account", description="who has one vote")
     max_weight: float = Field(
-        1.0, gt=0, le=1, description="of a step no account may decide more (no contribution where that has the vote); "
-        "what is left stays with the parent, so that few contributions make a small step; 0.125 is prudent"
+        0.125, gt=0, le=1, description="no account decides more of a step (no contribution where that has the vote); "
+        "what is left stays with the parent, so that few contributions make a small step; 1: no bound"
     )  # fmt: skip
     cap: bool = Field(True, description="cap norms before the method")
     heads: Literal["drop", "keep"] = Field("drop", description="task heads: leave them out, or keep the base's")

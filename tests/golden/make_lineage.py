@@ -60,6 +60,7 @@ RECIPE = (
         + "\n    - {name: ag_news, path: tasks/ag_news, role: seen}",
     )
     .replace("  kind: none            # refit: ", "  kind: refit           # ")
+    .replace("  max_weight: 0.125     #", "  max_weight: 1.0       # 0.125:")
 )
 VERSIONS = {
     "hub_fusion": "0.1.0",

@@ -106,10 +106,17 @@ class World:
         }
 
     def write_recipe(self, **changes: Any) -> Path:
-        """A recipe file; without tasks unless `changes` name some, since most tests are not about the judgement."""
+        """A recipe file; without tasks unless `changes` name some, since most tests are not about the judgement.
+
+        Five accounts would make five eighths of a step: unless `changes` say otherwise, nobody's share is bounded.
+        """
         unmeasured = {"gate": {"require_tasks": False}} if "evaluate" not in changes else {}
         path = self.folder / "recipe.yaml"
-        path.write_text(yaml.safe_dump({"base": BASE} | unmeasured | changes))
+        path.write_text(
+            yaml.safe_dump(
+                {"base": BASE} | unmeasured | changes | {"merge": {"max_weight": 1.0} | changes.get("merge", {})}
+            )
+        )
         return path
 
     def recipe(self, **changes: Any) -> Recipe:
