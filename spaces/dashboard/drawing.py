@@ -20,6 +20,8 @@ TEMPLATES = Environment(
 for name in (
     "percent",
     "signed",
+    "nats",
+    "protocol_words",
     "span",
     "count",
     "day",

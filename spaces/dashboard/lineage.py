@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 STALE = timedelta(hours=2)  # the watcher writes at least hourly
+LIKELIHOODS = ("logme", "perplexity")  # protocols whose numbers are log-likelihoods in nats; others give accuracies
 Metric = tuple[str, str]  # role (gate, report or seen), protocol (fewshot, probe, …)
 
 
@@ -131,12 +132,47 @@ class Analysis:
 
 
 @dataclass(frozen=True, slots=True)
+class Line:
+    """The straight line from the parent (0) to the candidate (1), on the gate's tasks; everything but the body is
+    fitted anew at every point."""
+
+    protocol: str
+    points: tuple[tuple[float, float], ...]  # part of the way, mean over the tasks
+    barrier: float
+
+
+@dataclass(frozen=True, slots=True)
+class Retained:
+    """What became of a task that contributors trained on, or of the mean over them (task ""); see `is_in_nats`."""
+
+    task: str
+    protocol: str
+    over_parent: Score
+    over_root: Score
+
+    @property
+    def is_in_nats(self) -> bool:
+        """Whether the changes are those of log-likelihoods, not of accuracies."""
+        return self.protocol in LIKELIHOODS
+
+
+@dataclass(frozen=True, slots=True)
+class Contamination:
+    """A task that is not held out: cards of `contributions` (repo@sha) name its data, since the generation `since`."""
+
+    task: str
+    contributions: tuple[str, ...]
+    since: int
+
+
+@dataclass(frozen=True, slots=True)
 class Record:
     """What ``fusion/gen-N.json`` adds to the index; `unreadable` counts its rows that cannot be read.
 
     `tasks` and `parent_tasks` are (task, role, protocol) → accuracy; `control` is the candidate minus a random step of
     the same length; `heads` are accuracies of the generation's published heads by task; `recipe` is its text by lines;
-    `path` is (step, mean over the gate tasks) of the parent, step 0, and of every step that was tried.
+    `path` is (step, mean over the gate tasks) of the parent, step 0, and of every step that was tried; `left_out` is
+    repo@sha → the change of that mean when all but it are fused; `in_nats`: it is one of log-likelihoods.
     """
 
     credits: tuple[Credit, ...]
@@ -158,6 +194,11 @@ class Record:
     doubts: tuple[str, ...] = ()
     recipe: tuple[str, ...] = ()
     path: tuple[tuple[float, float], ...] = ()
+    in_nats: bool = False
+    line: Line | None = None
+    left_out: Mapping[str, Score] = field(default_factory=dict)
+    retention: tuple[Retained, ...] = ()
+    contaminated: tuple[Contamination, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,12 +15,21 @@ import fields
 from doubts import about_attempt, about_tasks
 from fields import Malformed, finite, moment, needed, number, readable, rows, sha, some, text, whole
 from lineage import Attempt, Credit, Index, Metric, Record, Refusal, Score, Status, Unreadable, Waiting
-from measured import read_analysis, read_rule, read_trial
+from measured import (
+    entries,
+    listed,
+    read_analysis,
+    read_contamination,
+    read_left_out,
+    read_line,
+    read_retained,
+    read_rule,
+    read_score,
+    read_trial,
+)
 
 STATUSES = ("root", "published", "rejected", "yanked")
-SLACK = 0.001  # accuracies are rounded to 0.0001, so an interval may miss its mean by a little
 MOST_ROWS = 2000  # contributions or refusals of one record, accounts of one index
-LEAST = {"scores": 0.0, "differences": -1.0, "tasks": 0.0, "means": 0.0, "heads": 0.0}  # others: no bounds
 
 
 def read_index(data: Mapping[str, Any]) -> Index:
@@ -58,11 +67,22 @@ def read_record(data: Mapping[str, Any], generation: int) -> Record:
     trials, trials_lost = readable(rows(verdict, "trials")[:MOST_ROWS], read_trial)
     tasks, parent_tasks = _tasks(some(data, "candidate_scores")), _tasks(some(data, "parent_scores"))
     analysis, analysis_lost = readable([some(data, "analysis")], read_analysis)
+    nats = (number(verdict, "parent") or 0.0) < 0
+    line = some(data, "analysis").get("line")
+    lines, line_lost = readable([] if line is None else [line], read_line)
+    left_out, left_out_lost = readable(
+        entries(some(data, "analysis"), "left_out")[:MOST_ROWS], lambda found: read_left_out(found, in_nats=nats)
+    )
+    retention, retention_lost = readable(listed(data, "retention")[:MOST_ROWS], read_retained)
+    contaminated, contaminated_lost = readable(
+        listed(data, "contaminated")[:MOST_ROWS], lambda found: read_contamination(found, generation)
+    )
     seconds, hardware, versions = some(data, "seconds"), some(data, "hardware"), some(data, "versions")
     return Record(
         credits=credits,
         refusals=refusals,
-        unreadable=lost + refusals_lost + rules_lost + trials_lost + analysis_lost,
+        unreadable=lost + refusals_lost + rules_lost + trials_lost + analysis_lost
+        + line_lost + left_out_lost + retention_lost + contaminated_lost,
         tasks=tasks,
         parent_tasks=parent_tasks,
         control=_scores(control, "differences"),
@@ -79,7 +99,12 @@ def read_record(data: Mapping[str, Any], generation: int) -> Record:
         doubts=about_tasks(tasks, parent_tasks),
         recipe=fields.lines(data, "recipe"),
         path=_path(verdict),
-    )
+        in_nats=nats,
+        line=lines[0] if lines else None,
+        left_out=dict(left_out),
+        retention=retention,
+        contaminated=contaminated,
+    )  # fmt: skip
 
 
 def _path(verdict: Mapping[str, Any]) -> tuple[tuple[float, float], ...]:
@@ -182,20 +207,8 @@ def _by_task(data: Mapping[str, Any], name: str) -> dict[tuple[str, str, str], S
         if not isinstance(item, dict):
             raise Malformed(f"{name} holds something that is not an object")
         key = text(item, "task", 60), text(item, "role", 20), text(item, "protocol", 40)
-        found[key] = _score(item, name)
+        found[key] = read_score(item, name)
     return found
-
-
-def _score(item: Mapping[str, Any], name: str) -> Score:
-    mean, low, high = (number(item, part) for part in ("mean", "low", "high"))
-    if mean is None or low is None or high is None:
-        raise Malformed(f"{name} holds one without mean, low or high")
-    if not low <= mean + SLACK <= high + 2 * SLACK:
-        raise Malformed(f"{name} holds {mean:g} in [{low:g}, {high:g}], which is not low ≤ mean ≤ high")
-    least = LEAST.get(name)
-    if least is not None and not least - SLACK <= low <= high <= 1 + SLACK:
-        raise Malformed(f"{name} holds {mean:g} in [{low:g}, {high:g}], which is not {least:g} ≤ low ≤ mean ≤ high ≤ 1")
-    return Score(mean, low, high)
 
 
 def _credit(data: Mapping[str, Any]) -> Credit:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
 
-from lineage import Attempt, Credit, Metric, Record, Refusal, Score, Status, Unreadable, Waiting
+from lineage import Attempt, Contamination, Credit, Metric, Record, Refusal, Score, Status, Unreadable, Waiting
 from query import Query
 from reader import Data
 from words import metric_words
@@ -103,9 +103,19 @@ class View:
         return found.parent_tasks.get((task, role, protocol)) if found else None
 
 
-def key_words(key: Key | None) -> str:
-    """The metric in words, "" for none."""
+def not_held_out(*records: Record | None) -> dict[str, Contamination]:
+    """Task → why it is not held out, by one of these records; such tasks are marked ‡."""
+    return {found.task: found for record in records if record for found in record.contaminated}
+
+
+def marked(task: str, tainted: Container[str]) -> str:
+    """The task's name, with a mark if it is not held out."""
+    return f"{task} ‡" if task in tainted else task
+
+
+def key_words(key: Key | None, tainted: Container[str] = ()) -> str:
+    """The metric in words, "" for none; a task among `tainted` is marked."""
     if key is None:
         return ""
     words = metric_words((key[0], key[1]))
-    return words if len(key) == 2 else f"task {key[2]}, {words}"
+    return words if len(key) == 2 else f"task {marked(key[2], tainted)}, {words}"

@@ -9,6 +9,7 @@ from lineage import Attempt, Metric, Score
 
 PROTOCOLS = {
     "fewshot": "few-shot finetuning", "probe": "linear probe", "finetune": "full finetuning", "head": "published heads",
+    "perplexity": "perplexity", "logme": "LogME",
 }  # fmt: skip
 ROLES = {"gate": "the gate's examples", "report": "examples the gate never saw", "seen": "tasks it was grown from"}
 STATUS_WORDS = {
@@ -46,6 +47,11 @@ def repo_url(endpoint: str, repo: str, sha: str = "", path: str = "tree") -> str
     return f"{endpoint}/{repo}" + (f"/{path}/{sha}" if sha else "")
 
 
+def protocol_words(protocol: str) -> str:
+    """``linear probe``; a name that is not known stays as it is."""
+    return PROTOCOLS.get(protocol, protocol)
+
+
 def metric_words(metric: Metric) -> str:
     """``few-shot finetuning, examples the gate never saw``."""
     return f"{PROTOCOLS.get(metric[1], metric[1])}, {ROLES.get(metric[0], metric[0])}"
@@ -66,6 +72,12 @@ def span(score: Score, *, sign: bool = False) -> str:
     """An interval in words."""
     show = signed if sign else percent
     return f"{show(score.low)} to {show(score.high)}"
+
+
+def nats(value: float) -> str:
+    """A difference of log-likelihoods in nats, with its sign."""
+    text = f"{value:+.3f}".replace("-", "−")
+    return "±0.000" if text in ("+0.000", "−0.000") else text
 
 
 def decimal(value: float | None, digits: int = 2) -> str:

@@ -107,7 +107,7 @@ def hostile() -> Files:
     def spoil(value: Any, key: str = "") -> Any:
         nonlocal place
         if isinstance(value, dict):
-            strange = key in ("contributors", "drift", "versions")
+            strange = key in ("contributors", "drift", "versions", "left_out")
             return {(f"{name} {HOSTILE[n % len(HOSTILE)]}" if strange else name): spoil(item, name)
                     for n, (name, item) in enumerate(value.items())}  # fmt: skip
         if isinstance(value, list):
@@ -127,7 +127,7 @@ def analysed(files: Files) -> Files:
     record = files.records[3]
     keys = [f"{c['repo']}@{c['sha']}" for c in record["contributions"]]
     table = [[1.0 if a == b else round(0.1 * (len(a) + len(b)) % 1 - 0.3, 3) for b in keys] for a in keys]
-    record["analysis"] = {
+    record["analysis"] |= {
         "contributions": keys, "cosines": table, "opposed": table, "spectrum": [1 / len(keys)] * len(keys),
         "directions": 5.5, "drift": {f"encoder.layer.{n}": 0.001 * (n + 1) for n in range(12)},
     }  # fmt: skip

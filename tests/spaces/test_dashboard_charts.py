@@ -15,8 +15,9 @@ from charts.heat import cosines, drift
 from charts.lines import over_generations, path
 from charts.tree import FEW, nodes, tree
 from dashboards import BASE, NOW, Files
-from lineage import Analysis, Attempt, Record, Score, Status
+from lineage import Analysis, Attempt, Contamination, Line, Record, Retained, Score, Status, Trial
 from pages import draw
+from pages.analysis import forgotten, without
 from pages.compare import compare
 from pages.contribute import look_up
 from pages.contributors import found, saved
@@ -182,13 +183,81 @@ def test_the_analysis_shows_what_the_record_holds(data: Data) -> None:
     assert isinstance(record, Record)
     keys = tuple(f"{c.repo}@{c.sha}" for c in record.credits[:2])
     analysis = Analysis(keys, ((1.0, -0.25), (-0.25, 1.0)), (), (), 1.9, {"layer.0": 0.0125})
-    full = replace(data, records={**data.records, 3: replace(record, analysis=analysis)})
+    full = replace(data, records={**data.records, 3: replace(record, analysis=analysis, line=None,
+                                                                          left_out={})})  # fmt: skip
     html = draw(View(full), Query.parse("show=analysis"), NOW)
     for said in ("−0.25", "1.25", "No step between 0 and 1 was measured", "Leaving contributions out was not tried"):
         assert said in html
     bare = draw(View(data), Query.parse("show=analysis&gen=gen-1"), NOW)
     assert "gen-1 has no table of cosines in its record." in bare
     assert isinstance(data.attempts[0], Attempt)
+
+
+def test_the_line_is_drawn_instead_of_the_tried_steps(data: Data) -> None:
+    """Where the record has it: five points, the chord, the barrier; values below 0 are log-likelihoods, in nats."""
+    record = data.records[3]
+    assert isinstance(record, Record)
+    html = draw(View(data), Query.parse("show=analysis"), NOW)
+    for said in ("by linear probe on the straight line", "Barrier 0.13 points; noise alone", 'class="chord"',
+                 '<th scope="row">0.75</th>', 'class="dip"'):  # fmt: skip
+        assert said in html, said
+    card = html.split('id="path"')[1].split("</section>")[0]
+    assert card.count('class="dot"') == 5
+    likely = Line("perplexity", ((0.0, -2.0), (0.5, -2.25), (1.0, -1.9)), 0.3)
+    html = draw(View(replace(data, records={3: replace(record, line=likely)})), Query.parse("show=analysis"), NOW)
+    for said in ("by perplexity on the", "Barrier 0.300 nats", "Gate mean in nats", '<td class="num">−2.250</td>'):
+        assert said in html, said
+
+
+def test_leave_one_out_is_what_the_record_says_of_it(data: Data) -> None:
+    """All seven contributions of gen-3, worst first, also those that the list of trials does not hold; nats as nats."""
+    record = data.records[3]
+    assert isinstance(record, Record)
+    rows = without(record)
+    assert rows[0]["name"] == "judy/roberta-spam"
+    assert (len(rows), rows[0]["score"], record.trials) == (7, Score(0.0121, 0.005, 0.019), ())
+    trial = Trial("without", f"a/b@{'0' * 40}", 6, 1.0, 0.7, Score(0.01, 0.0, 0.02), accepted=False)
+    old = replace(record, left_out={}, trials=(trial,))
+    assert [row["name"] for row in without(old)] == ["a/b"]
+    likely = replace(record, left_out={"a/b@0": Score(0.25, 0.125, 0.5)}, in_nats=True)
+    html = draw(View(replace(data, records={3: likely})), Query.parse("show=analysis"), NOW)
+    assert '<td class="num">+0.250</td><td class="short">+0.125 to +0.500</td>' in html
+
+
+def test_what_was_forgotten_is_told_over_the_parent_and_the_root(data: Data) -> None:
+    """The mean first, then the greatest loss since gen-0; points for accuracies, nats for likelihoods."""
+    record = data.records[3]
+    assert isinstance(record, Record)
+    card = draw(View(data), Query.parse("show=analysis"), NOW).split('id="forgotten"')[1].split("</section>")[0]
+    for said in ("mean over them", "ag_news", "linear probe", '<span class="same">−0.4</span><small>−1.1 to +0.3',
+                 '<span class="up">+3.1</span><small>+1.9 to +4.3', "Points, with"):  # fmt: skip
+        assert said in card, said
+    up, down = Score(0.02, 0.01, 0.03), Score(-0.25, -0.5, -0.125)
+    told = tuple(Retained(task, "perplexity", up, over) for task, over in (("", up), ("kept", up), ("lost", down)))
+    assert [r.task for r in forgotten(replace(record, retention=told))] == ["", "lost", "kept"]
+    html = draw(View(replace(data, records={3: replace(record, retention=told)})), Query.parse("show=analysis"), NOW)
+    assert '<span class="down">−0.250</span><small>−0.500 to −0.125</small>' in html
+    bare = draw(View(data), Query.parse("show=analysis&gen=gen-1"), NOW)
+    assert "Not measured." in bare.split('id="forgotten"')[1].split("</section>")[0]
+
+
+def test_tasks_that_are_not_held_out_are_marked(data: Data) -> None:
+    """With ‡ wherever the generation's tasks stand, and with one sentence: since when, and through whom."""
+    sentence = "banking77, whose data the cards of contributions name since gen-3 (peggy/roberta-banking)."
+    overview = draw(View(data), Query.parse("metric=gate.probe.banking77"), NOW)
+    compared = draw(View(data), Query.parse("show=generations"), NOW)
+    assert overview.count(sentence) == compared.count(sentence) == 1
+    assert "task banking77 ‡, linear probe" in overview
+    assert '<th scope="row">banking77 ‡</th>' in overview
+    assert '<th scope="row">banking77 ‡</th>' in compared
+    assert "cr ‡" not in overview + compared
+    for show in ("overview", "generations"):
+        assert "‡" not in draw(View(data), Query.parse(f"show={show}&gen=gen-2"), NOW)
+    record = data.records[3]
+    assert isinstance(record, Record)
+    many = Contamination("cr", tuple(f"a/{n}@0" for n in range(5)), 2)
+    html = draw(View(replace(data, records={3: replace(record, contaminated=(many,))})), Query.parse(""), NOW)
+    assert "since gen-2 (a/0, a/1, a/2 and others)." in html
 
 
 def test_licences_are_told_apart_by_what_they_allow() -> None:

@@ -16,7 +16,7 @@ from dashboards import BASE, GOLDEN, NOW, Files, upload
 from fields import Malformed, read_json
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from lineage import Attempt, Record, Status, Unreadable
+from lineage import Attempt, Record, Score, Status, Unreadable
 from parsing import read_index, read_record, read_status
 from reader import Data, Reader
 
@@ -319,6 +319,68 @@ def test_a_spoilt_table_costs_the_analysis_alone(golden: Files) -> None:
     for spoilt in ([[1, 0.2]], [[1, 2], [2, 1]], [[1, "x"], [0, 1]], 5, [[1, None], [0, 1]]):
         record = read_record(golden.records[3] | {"analysis": analysis | {"cosines": spoilt}}, 3)
         assert (record.analysis, record.unreadable) == (None, 1), spoilt
+
+
+def test_the_line_and_what_was_left_out_or_forgotten_are_read(golden: Files) -> None:
+    """As the golden record has them; contamination without a generation is that of the record itself."""
+    record = read_record(golden.records[3], 3)
+    assert record.unreadable == 0
+    assert record.line is not None
+    assert record.line.points[::2] == ((0.0, 0.7442), (0.5, 0.7449), (1.0, 0.7481))
+    assert (record.line.protocol, record.line.barrier) == ("probe", 0.0013)
+    assert record.left_out["judy/roberta-spam@983a6108a086dbfed5f48fa1022dd62e4380fd82"] == Score(0.0121, 0.005, 0.019)
+    assert [(r.task, r.over_root.mean, r.is_in_nats) for r in record.retention] == [
+        ("", 0.0312, False), ("ag_news", 0.0312, False)]  # fmt: skip
+    assert [(c.task, c.since) for c in record.contaminated] == [("banking77", 3)]
+    assert record.contaminated[0].contributions[0].startswith("peggy/roberta-banking@")
+    golden.records[3]["verdict"]["parent"] = -2.5
+    assert read_record(golden.records[3], 3).in_nats
+
+
+LINE = {"protocol": "probe", "at": [0, 0.5, 1], "values": [0.7, 0.66, 0.74], "barrier": 0.06}
+OVER = {"mean": 0.1, "low": 0.0, "high": 0.2}
+FAR = {"mean": 76.8, "low": 76.0, "high": 77.0}
+
+
+@pytest.mark.parametrize(
+    ("part", "spoilt"),
+    [("line", LINE | {"barrier": 0.2}), ("line", LINE | {"at": [0, 0.5]}), ("line", LINE | {"at": [0.5, 0, 1]}),
+     ("line", LINE | {"at": [0, 0.5, 2]}), ("line", LINE | {"values": [0.7, 66, 0.74]}), ("line", [LINE]),
+     ("line", "x"), ("line", LINE | {"protocol": None}), ("line", LINE | {"values": "abc"}),
+     ("line", LINE | {"at": [0, True, 1]}),
+     ("left_out", 5), ("left_out", [OVER]), ("left_out", {"a/b": FAR}), ("left_out", {"a/b": None}),
+     ("left_out", {"": OVER}), ("left_out", {"a/b": {"mean": 0.3, "low": 0.4, "high": 0.5}}),
+     ("retention", 5), ("retention", [{"protocol": "probe", "over_parent": FAR, "over_root": OVER}]),
+     ("retention", [{"protocol": "probe", "over_parent": OVER}]), ("retention", [[]]),
+     ("contaminated", "x"), ("contaminated", [{"task": "cr", "contributions": [], "since": 4}]),
+     ("contaminated", [{"task": "cr", "contributions": 7}]), ("contaminated", [{"task": 5, "contributions": []}])],
+)  # fmt: skip
+def test_a_spoilt_part_costs_itself_alone(golden: Files, part: str, spoilt: Any) -> None:
+    """What cannot be true or is no such thing is counted and left out; the rest of the record stays as it is."""
+    whole = read_record(golden.records[3], 3)
+    golden.records[3]["analysis" if part in ("line", "left_out") else part] = (
+        golden.records[3]["analysis"] | {part: spoilt} if part in ("line", "left_out") else spoilt
+    )
+    found = read_record(golden.records[3], 3)
+    assert not getattr(found, part)
+    assert replace(found, **{part: getattr(whole, part), "unreadable": 0}) == whole
+    assert found.unreadable == 1
+
+
+def test_likelihoods_have_no_bounds(golden: Files) -> None:
+    """A log-likelihood is below 0 and may change by more than 1; its line need not lie between 0 and 1."""
+    golden.records[3]["analysis"]["line"] = LINE | {
+        "protocol": "perplexity",
+        "values": [-2, -2.2, -1.8],
+        "barrier": 0.3,
+    }
+    golden.records[3]["verdict"]["parent"] = -2.0
+    golden.records[3]["analysis"]["left_out"] = {"a/b": {"mean": 2.0, "low": 1.0, "high": 3.0}}
+    golden.records[3]["retention"] = [{"protocol": "perplexity", "over_parent": FAR, "over_root": OVER}]
+    record = read_record(golden.records[3], 3)
+    assert record.line
+    assert (len(record.left_out), len(record.retention), record.unreadable) == (1, 1, 0)
+    assert record.retention[0].is_in_nats
 
 
 def test_the_folder_stands_alone() -> None:

@@ -13,7 +13,8 @@ WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 460, 240, 46, 16, 22, 30  # in the cha
 def path(points: Sequence[tuple[float, float]]) -> dict[str, Any] | None:
     """Accuracy by step, the chord between parent (0) and full step (1), and the barrier: how far the way dips below it.
 
-    The barrier is None where no step between was measured; the chart is None where there are fewer than two points.
+    Values below 0 are log-likelihoods: their ticks are in nats, not in percent. The barrier is None where no step
+    between was measured; the chart is None where there are fewer than two points.
     """
     if len(points) < 2:
         return None
@@ -24,8 +25,9 @@ def path(points: Sequence[tuple[float, float]]) -> dict[str, Any] | None:
     steps = ticks(min(v for _, v in points), max(v for _, v in points), 5)
     x = Axis(0, max(1.0, points[-1][0]), LEFT, WIDTH - RIGHT)
     y = Axis(steps[0], steps[-1], HEIGHT - BOTTOM, TOP)
-    found = _frame(steps, y) | {
-        "line": polyline([(x(s), y(v)) for s, v in points]),
+    nats = any(v < 0 for _, v in points)
+    found = _frame(steps, y, 1 if nats else 100) | {
+        "nats": nats, "line": polyline([(x(s), y(v)) for s, v in points]),
         "dots": [{"x": x(s), "y": y(v), "step": s, "value": v} for s, v in points],
         "labels": [{"x": x(s), "text": f"{s:g}"} for s in (0, 0.25, 0.5, 0.75, 1) if x.end >= s],
         "chord": polyline([(x(0), y(chord[0])), (x(1), y(chord[1]))]) if chord else "",
@@ -51,6 +53,6 @@ def over_generations(points: Sequence[tuple[str, float]]) -> dict[str, Any] | No
     }  # fmt: skip
 
 
-def _frame(steps: list[float], y: Axis) -> dict[str, Any]:
+def _frame(steps: list[float], y: Axis, scale: int = 100) -> dict[str, Any]:
     return {"width": WIDTH, "height": HEIGHT, "left": LEFT, "right": WIDTH - RIGHT,
-            "ticks": [{"y": y(step), "text": f"{100 * step:g}"} for step in steps]}  # fmt: skip
+            "ticks": [{"y": y(step), "text": f"{scale * step:g}"} for step in steps]}  # fmt: skip

@@ -10,7 +10,7 @@ from charts.bars import diverging
 from charts.heat import cosines, drift
 from charts.lines import over_generations, path
 from drawing import render
-from lineage import Attempt, Record
+from lineage import Attempt, Record, Retained
 from query import Query
 from view import View
 from words import metric_words
@@ -27,10 +27,22 @@ def draw(view: View, query: Query, now: datetime) -> str:
         "analysis.html", query=query, chosen=chosen, record=record, names=[a.name for a in view.generations[::-1]],
         cosines=similarity(record), drift=drift(moved) if moved else None,
         mean_drift=over_generations([(name, fmean(values.values())) for name, values in moved]), moved=len(moved),
-        path=path(record.path) if record else None, without=without(record), trials=list(record.trials)[:MOST_TRIALS]
-        if record else [], more_trials=max(0, len(record.trials) - MOST_TRIALS) if record else 0,
+        path=walked(record), without=without(record),
+        retention=forgotten(record), in_nats=bool(record and record.in_nats),
+        trials=list(record.trials)[:MOST_TRIALS] if record else [],
+        more_trials=max(0, len(record.trials) - MOST_TRIALS) if record else 0,
         control=diverging([(metric_words(m), s) for m, s in record.control.items()]) if record else [],
     )  # fmt: skip
+
+
+def walked(record: Record | None) -> dict[str, Any] | None:
+    """The line from the parent to the candidate, or the steps that were tried where the record has none."""
+    if record is None:
+        return None
+    if record.line is None:
+        return path(record.path)
+    found = path(record.line.points)
+    return found and found | {"barrier": record.line.barrier}
 
 
 def similarity(record: Record | None) -> dict[str, Any] | None:
@@ -56,6 +68,14 @@ def drifts(view: View, chosen: Attempt | None) -> list[tuple[str, Any]]:
 
 def without(record: Record | None) -> list[dict[str, Any]]:
     """Leave-one-out: the candidate's change when a contribution is left out; worst contributions first."""
-    rows = [(t.contribution.partition("@")[0], t.change) for t in (record.trials if record else ())
-            if t.kind == "without" and t.change]  # fmt: skip
+    if record is None:
+        return []
+    tried = {t.contribution: t.change for t in record.trials if t.kind == "without" and t.change}
+    rows = [(name.partition("@")[0], change) for name, change in (record.left_out or tried).items()]
     return diverging(sorted(rows, key=lambda row: -row[1].mean)[:MOST_TRIALS])
+
+
+def forgotten(record: Record | None) -> list[Retained]:
+    """The mean over the tasks that contributors trained on, then what lost most since gen-0."""
+    found = record.retention if record else ()
+    return sorted(found, key=lambda r: (bool(r.task), r.over_root.mean))[:MOST_TRIALS]

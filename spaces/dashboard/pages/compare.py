@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Container
 from typing import Any
 
 from charts.bars import diverging
 from lineage import Attempt, Record, Score
-from view import View
+from view import View, marked, not_held_out
 from words import day, metric_words, repo_url
 
 MOST = 200  # contributions or lines of a recipe's difference that are listed
@@ -16,9 +17,10 @@ MOST = 200  # contributions or lines of a recipe's difference that are listed
 def compare(view: View, a: Attempt, b: Attempt) -> dict[str, Any]:
     """All that is shown of the step from `a` to `b`."""
     before, after = view.record(a), view.record(b)
+    tainted = not_held_out(before, after)
     return {
         "a": a, "b": b, "comparable": not a.scores or a.suite == b.suite,
-        "means": _means(a, b), "tasks": _tasks(view, a, b),
+        "means": _means(a, b), "tasks": _tasks(view, a, b, tainted), "tainted": tainted,
         **_people(view, before, after),
         "facts": _facts(a, b), "recipe": _recipe(before, after),
         "unknown": [x.name for x in (a, b) if x.generation and not view.record(x)],
@@ -32,14 +34,15 @@ def _means(a: Attempt, b: Attempt) -> list[dict[str, Any]]:
                       if m in a.scores])  # fmt: skip
 
 
-def _tasks(view: View, a: Attempt, b: Attempt) -> list[tuple[str, list[dict[str, Any]]]]:
+def _tasks(view: View, a: Attempt, b: Attempt, tainted: Container[str]) -> list[tuple[str, list[dict[str, Any]]]]:
     """By metric: the change on every task, largest gain first."""
     keys = [key for key in view.metrics.values() if len(key) == 3]
     found: dict[str, list[tuple[str, Score]]] = {}
     for key in keys:
         before, after = view.score(a, key), view.score(b, key)
         if before and after:
-            found.setdefault(metric_words((key[0], key[1])), []).append((key[2], _minus(after, before)))
+            change = _minus(after, before)
+            found.setdefault(metric_words((key[0], key[1])), []).append((marked(key[2], tainted), change))
     return [(words, diverging(sorted(rows, key=lambda r: -r[1].mean))) for words, rows in found.items()]
 
 

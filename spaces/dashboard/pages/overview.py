@@ -8,7 +8,7 @@ from charts.score import MOST_MARKS, breaks, score_charts
 from drawing import render
 from lineage import Attempt, Score
 from query import Query
-from view import Key, View, key_words
+from view import Key, View, key_words, not_held_out
 from words import REPO, count, license_class, percent, repo_url, signed, span
 
 MOST_CREDITS, MOST_REFUSALS, MOST_RULES = 8, 3, 12
@@ -18,15 +18,16 @@ def draw(view: View, query: Query, now: datetime) -> str:
     """The page."""
     chosen, key = view.chosen(query), view.metric(query)
     record = view.record(chosen)
+    tainted = not_held_out(record)
     shown = sorted(record.credits, key=lambda c: -(c.weight or 0))[:MOST_CREDITS] if record else []
     heaviest = max((c.weight or 0 for c in shown), default=0) or 1
     return render(
         "overview.html", chosen=chosen, query=query,
         nothing="No generation yet" if view.data.read_at else "Nothing to show yet",
-        words=key_words(key), verdict=verdict(view, chosen, key),
+        words=key_words(key, tainted), tainted=tainted, verdict=verdict(view, chosen, key),
         tiles=tiles(view, chosen, key), charts=score_charts(view, key, chosen), breaks=breaks(view),
         hidden=max(0, len(view.data.attempts) - MOST_MARKS),
-        metrics=[(name, key_words(k), k == key) for name, k in view.metrics.items()],
+        metrics=[(name, key_words(k, tainted), k == key) for name, k in view.metrics.items()],
         table=[(a, view.score(a, key)) for a in view.data.attempts[-MOST_MARKS:] if isinstance(a, Attempt)][::-1],
         snippets=snippets(view, chosen), record=record, problem=problem(view, chosen),
         doubts=[*(chosen.doubts if chosen else ()), *(record.doubts if record else ())],
