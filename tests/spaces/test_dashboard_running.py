@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from browsers import CHROMIUM, needs_chromium
+from browsers import needs_chromium
 from dashboards import BASE, Dashboard, Start, read_golden, upload
 
 from hub_fusion.cli.space import dashboard
@@ -53,41 +53,37 @@ def test_a_dead_hub_does_not_delay_the_start(start: Start, running: Dashboard) -
 
 
 @needs_chromium
-def test_the_page_fits_and_asks_nobody_else(running: Dashboard) -> None:
+def test_the_page_fits_and_asks_nobody_else(running: Dashboard, browser: Any) -> None:
     """On a phone and a desk, light and dark: the data, no horizontal overflow, no foreign request, nobody's code."""
-    playwright = pytest.importorskip("playwright.sync_api")
-    arguments = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
-    with playwright.sync_playwright() as browsers:
-        browser = browsers.chromium.launch(executable_path=CHROMIUM, args=arguments)
-        for width in (390, 1280):
-            for scheme in ("light", "dark"):
-                page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
-                asked: list[str] = []
-                errors: list[str] = []
-                page.on("request", lambda request, asked=asked: asked.append(request.url))
-                page.on("pageerror", lambda error, errors=errors: errors.append(str(error)))
-                page.goto(running.url + "/?gen=gen-3")
-                page.get_by_role("heading", name="What went into gen-3").wait_for()
-                page.get_by_text("alice/roberta-fused-anli").wait_for()
-                page.get_by_text("${document.body.dataset.owned=1}").wait_for()
-                assert page.evaluate("document.body.dataset.owned") is None
-                assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
-                assert page.evaluate("document.body.classList.contains('dark')") is (scheme == "dark")
-                assert page.locator("h1").all_inner_texts() == ["gen-3"]
-                assert {url.split("/")[2] for url in asked if "://" in url} == {running.url.split("/")[2]}
-                assert not errors
-                if folder := os.environ.get("HUB_FUSION_SCREENSHOTS"):
-                    page.screenshot(path=f"{folder}/dashboard-{width}-{scheme}.png", full_page=True)
-                page.close()
-        page = browser.new_page()
-        page.goto(running.url)
-        page.locator("svg a").nth(1).focus()
-        page.keyboard.press("Enter")
-        page.get_by_role("heading", name="What went into gen-1").wait_for()
-        assert page.url.endswith("?gen=gen-1")
-        page.go_back()
-        page.get_by_role("heading", name="What went into gen-3").wait_for()
-        browser.close()
+    for width in (390, 1280):
+        for scheme in ("light", "dark"):
+            page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
+            asked: list[str] = []
+            errors: list[str] = []
+            page.on("request", lambda request, asked=asked: asked.append(request.url))
+            page.on("pageerror", lambda error, errors=errors: errors.append(str(error)))
+            page.goto(running.url + "/?gen=gen-3")
+            page.get_by_role("heading", name="What went into gen-3").wait_for()
+            page.get_by_text("alice/roberta-fused-anli").wait_for()
+            page.get_by_text("${document.body.dataset.owned=1}").wait_for()
+            assert page.evaluate("document.body.dataset.owned") is None
+            assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
+            assert page.evaluate("document.body.classList.contains('dark')") is (scheme == "dark")
+            assert page.locator("h1").all_inner_texts() == ["gen-3"]
+            assert {url.split("/")[2] for url in asked if "://" in url} == {running.url.split("/")[2]}
+            assert not errors
+            if folder := os.environ.get("HUB_FUSION_SCREENSHOTS"):
+                page.screenshot(path=f"{folder}/dashboard-{width}-{scheme}.png", full_page=True)
+            page.close()
+    page = browser.new_page()
+    page.goto(running.url)
+    page.locator("svg a").nth(1).focus()
+    page.keyboard.press("Enter")
+    page.get_by_role("heading", name="What went into gen-1").wait_for()
+    assert page.url.endswith("?gen=gen-1")
+    page.go_back()
+    page.get_by_role("heading", name="What went into gen-3").wait_for()
+    page.close()
 
 
 def test_the_readme_names_the_command(running: Dashboard) -> None:
