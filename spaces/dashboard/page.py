@@ -16,7 +16,7 @@ from pathlib import Path
 import gradio as gr
 from drawing import render
 from pages import contributors, draw
-from query import Query
+from query import BRIEF, Query
 from reader import Reader
 from view import View
 
@@ -45,7 +45,7 @@ def build(reader: Reader) -> gr.Blocks:
         title=reader.data.base or "hub_fusion", analytics_enabled=False, delete_cache=(86400, 86400)
     ) as demo:
         gr.HTML(
-            pages.html(""), js_on_load=SCRIPT.read_text(), server_functions=[show, save], elem_id="fusion",
+            pages.first(), js_on_load=SCRIPT.read_text(), server_functions=[show, save], elem_id="fusion",
             apply_default_css=False,
         )  # fmt: skip
     return demo
@@ -60,10 +60,17 @@ class Pages:
         self._kept: OrderedDict[tuple[str, int], str] = OrderedDict()
         self._lock = threading.Lock()
 
+    def first(self) -> str:
+        """What gradio's own answer holds: it is replaced as soon as the script asks, so it need not hold everything."""
+        return self._drawn(BRIEF)
+
     def html(self, query: str) -> str:
         """The page at ``?query``, or an apology with a number that leads to the log."""
-        asked, now, view = _parsed(query), datetime.now(UTC), self._current()
-        key = (asked.link(asked["show"]), int(now.timestamp() // 60))
+        return self._drawn(_parsed(query))
+
+    def _drawn(self, asked: Query) -> str:
+        now, view = datetime.now(UTC), self._current()
+        key = (asked["brief"] + asked.link(asked["show"]), int(now.timestamp() // 60))
         with self._lock:
             if key in self._kept:
                 return self._kept[key]

@@ -62,3 +62,6 @@ class Query:
         if merged.get("show") == "overview":
             del merged["show"]
         return "?" + urlencode({name: str(merged[name]) for name in NAMES if merged.get(name) not in (None, "")})
+
+
+BRIEF = Query({"brief": "yes"})  # what no address can ask for: the overview without the table that is folded up

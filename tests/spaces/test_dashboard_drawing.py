@@ -15,6 +15,7 @@ from charts.axis import Axis, thinned, ticks
 from charts.score import score_charts
 from dashboards import BASE, NOW, Files
 from lineage import Attempt, Score
+from page import Pages
 from pages import PAGES, draw
 from query import NAMES, Query
 from reader import Data, Reader
@@ -195,6 +196,17 @@ def test_the_chart_holds_every_attempt(data: Data) -> None:
             said = re.fullmatch(r".*: (\S+) %, 95 % interval (.*)", link.get("aria-label") or "")
             assert said
             assert re.search(rf'<td class="num">{said[1]}</td><td class="short">{said[2]}</td>', table)
+
+
+def test_what_is_soon_replaced_travels_without_its_table(golden: Files, tmp_path: Path) -> None:
+    """The page in gradio's own answer is the overview but for the folded table; no address asks for that."""
+    pages = Pages(Reader(BASE, "https://hub.example", snapshot=golden.write(tmp_path)))
+    first, whole = pages.first(), pages.html("")
+    start = whole.index("<details>")
+    end = whole.index("</details>") + len("</details>")
+    assert "Scores of every attempt" in whole[start:end]
+    assert "".join((whole[:start] + whole[end:]).split()) == "".join(first.split())
+    assert pages.html("?brief=yes") == whole
 
 
 def test_the_line_breaks_where_scores_do_not_compare(golden: Files, tmp_path: Path) -> None:

@@ -28,7 +28,7 @@ def draw(view: View, query: Query, now: datetime) -> str:
         tiles=tiles(view, chosen, key), charts=score_charts(view, key, chosen), breaks=breaks(view),
         hidden=max(0, len(view.data.attempts) - MOST_MARKS),
         metrics=[(name, key_words(k, tainted), k == key) for name, k in view.metrics.items()],
-        table=[(a, view.score(a, key)) for a in view.data.attempts[-MOST_MARKS:] if isinstance(a, Attempt)][::-1],
+        table=[] if query["brief"] else table(view, key),
         snippets=snippets(view, chosen), record=record, problem=problem(view, chosen),
         doubts=[*(chosen.doubts if chosen else ()), *(record.doubts if record else ())],
         rules=record.rules[:MOST_RULES] if record else (),
@@ -37,6 +37,12 @@ def draw(view: View, query: Query, now: datetime) -> str:
         credits=[{"credit": c, "share": round(100 * (c.weight or 0) / heaviest, 1),
                   "url": repo_url(view.data.endpoint, c.repo, c.sha)} for c in shown],
     )  # fmt: skip
+
+
+def table(view: View, key: Key | None) -> list[tuple[Attempt, Score | None]]:
+    """The chart's numbers, newest first."""
+    shown = view.data.attempts[-MOST_MARKS:]
+    return [(a, view.score(a, key)) for a in reversed(shown) if isinstance(a, Attempt)]
 
 
 def verdict(view: View, chosen: Attempt | None, key: Key | None) -> str:
