@@ -105,7 +105,8 @@ def test_a_failure_of_the_archive_is_said_and_loses_no_generation(ready: World) 
     ready.maintainer.create_repo(ARCHIVE)
     ready.contribute_all(seed=20, revision="gen-1")
     assert ready.run(ready.recipe(**ALL), say=said.append).status == "published"
-    assert f"{ARCHIVE} is public, and the recipe has archive.private: true" in said[-2]
+    public = f"{ARCHIVE} is public, and the recipe has archive.private: true"
+    assert any(public in line for line in said)
 
 
 def test_gated_work_does_not_leave_through_a_public_archive(ready: World) -> None:
