@@ -16,7 +16,7 @@ from hub_fusion.contributions.screen import Screened, screen
 from hub_fusion.errors import RecipeError
 from hub_fusion.events import Say
 from hub_fusion.hub import Hub
-from hub_fusion.publish.state import BaseState, check_base, fused_keys
+from hub_fusion.publish.state import BaseState, check_base, fused_into, fused_keys
 from hub_fusion.recipe import Recipe
 from hub_fusion.records import Contribution, Refusal
 from hub_fusion.weights.frozen import FrozenBase
@@ -57,8 +57,10 @@ def screen_round(
         generations = Generations(((0, state.revision, EPOCH),), {state.revision: 0})
     fused, refusals, fresh = fused_keys(hub, state), list[Refusal](), list[Contribution]()
     nearest = None if is_adapter else Nearest(hub, recipe.base, {number: sha for number, sha, _ in generations.commits})
+    history = fused_into(hub, state)
     for c in chosen:
-        found = resolve_origin(identify_weights(c, hub), generations, hub, frozen=is_adapter, nearest=nearest)
+        found = resolve_origin(identify_weights(c, hub), generations, hub, frozen=is_adapter, nearest=nearest,
+                               fused_into=history)  # fmt: skip
         if isinstance(found, Contribution):
             if found.known_by == "tensors" and found.base_revision:
                 say(f"{c.repo} says it started from {found.base_revision}; its weights say gen-{found.generation}")

@@ -18,9 +18,7 @@ from hub_fusion.records import Contribution, Refusal
 from hub_fusion.weights.measure import Measures
 
 COPY_DISTANCE = 0.05  # of the longer: saving in 16 bits moves a task vector by about 1 %, another seed by about 100 %
-MIRRORED = (
-    -0.9
-)  # cosine: two trainings are nearly orthogonal, two of the same data nearly parallel; nothing is opposite
+MIRRORED = -0.9  # cosine: two trainings are nearly orthogonal, two of the same data nearly parallel, none are opposite
 NEVER = datetime.max.replace(tzinfo=UTC)
 SHORTER = "Train for fewer steps or with a lower learning rate; check that it started from this base."
 
@@ -42,8 +40,8 @@ def judge_tensors(
         elif len(measures.kinship) and measures.kinship[i] < rule.min_kinship:
             refusals.append(c.refuse(
                 "screen", "not_kin", f"Its matrices have cosine {measures.kinship[i]:.3f} with the base's; training "
-                f"leaves more than {rule.min_kinship:g}. They are random, or were trained from another base.",
-                "Train from this base, and name the revision that you started from."))  # fmt: skip
+                f"leaves more than {rule.min_kinship:g}. They are random, of another base, or far off from training.",
+                "Train from this base with a lower learning rate; name the revision you started from."))  # fmt: skip
         else:
             alive.append(i)
     kept = _first_of_each(alive, candidates, measures, refusals)
@@ -102,6 +100,8 @@ def _judge_norms(
 ) -> list[int]:  # fmt: skip
     """Without the far too long; `scales` shortens the somewhat too long, by the whole or by its worst layer."""
     norms = {i: measures.norm(i) for i in kept}
+    if not kept:
+        return []
     median, limit = _limit(kept, candidates, norms.__getitem__, rule.cap_mad, rule.cap_ratio)
     passed = []
     for i in kept:

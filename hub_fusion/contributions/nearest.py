@@ -12,7 +12,7 @@ origin.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from math import prod, sqrt
 from typing import TYPE_CHECKING, Any
@@ -46,13 +46,15 @@ class Nearest:
     _specs: dict[int, dict[str, TensorSpec]] = field(default_factory=dict, init=False)
     _values: dict[int, list[np.ndarray]] = field(default_factory=dict, init=False)
 
-    def generation(self, c: Contribution, guess: int) -> int | None:
-        """The generation that a finetune certainly started from; `guess` says where to look first, and of equal
-        ones which. None where the weights do not tell, or cannot be read. Raises HubUnreachable.
+    def generation(self, c: Contribution, guess: int, possible: Collection[int]) -> int | None:
+        """The one of the `possible` generations that a finetune certainly started from; `guess` says where to look
+        first, and of equal ones which. None where the weights do not tell, or cannot be read. Raises HubUnreachable.
+
+        A generation that holds the finetune's own change is as near to it as its origin, so it is not `possible`.
         """
-        if c.relation != "finetune" or len(self.commits) < 2:
+        if c.relation != "finetune" or len(possible) < 2:
             return None
-        near = sorted(self.commits, key=lambda number: (abs(number - guess), number))[:MOST]
+        near = sorted(possible, key=lambda number: (abs(number - guess), number))[:MOST]
         try:
             theirs = self._of(c)
             return nearest(theirs, {number: self._of_generation(number) for number in near})

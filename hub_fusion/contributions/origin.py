@@ -13,8 +13,10 @@ from __future__ import annotations
 import bisect
 import json
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from hub_fusion.errors import HubError, HubUnreachable, RepoMissing
@@ -63,6 +65,16 @@ class Generations:
             return found.pop() if len(found) == 1 else None
         return next((number for number, _, _ in self.commits if claim == f"gen-{number}"), None)
 
+    def before(self, c: Contribution, fused_into: Mapping[str, int]) -> list[int]:
+        """Those that a contribution can have started from: made before its newest commit, and before any that it is in.
+
+        `fused_into` tells of ``repo@sha`` and of sha256s of weights the first generation that holds them.
+        """
+        first = min((fused_into[k] for k in (c.key, c.weights_sha256) if k and k in fused_into), default=None)
+        until = c.last_modified
+        there = [number for number, _, made in self.commits if until is None or made <= until]
+        return [number for number in there if first is None or number < first]
+
     def at(self, date: datetime) -> int:
         """The generation whose weights main had at this time (the first one for earlier times)."""
         timeline = self.timeline or tuple((made, number) for number, _, made in self.commits)
@@ -72,12 +84,12 @@ class Generations:
 
 def resolve_origin(
     contribution: Contribution, generations: Generations, hub: Hub, *, frozen: bool = False,
-    nearest: Nearest | None = None,
+    nearest: Nearest | None = None, fused_into: Mapping[str, int] = MappingProxyType({}),
 ) -> Contribution | Refusal:  # fmt: skip
     """The contribution with generation, origin_revision and known_by filled in.
 
     Where the base's weights are `frozen`, PEFT's ``revision`` names them and not the adapter that was gone on with.
-    With `nearest` the weights of finetunes are asked.
+    With `nearest` the weights of finetunes are asked; `fused_into` as in `Generations.before`.
 
     A refusal where its card claims a revision that no generation has, and its weights do not tell: its change would be
     taken against other weights.
@@ -91,7 +103,8 @@ def resolve_origin(
         found = found if number is None else (number, known_by)
     date = contribution.created_at
     guess = found[0] if found else generations.at(date) if date else generations.commits[-1][0]
-    measured = nearest.generation(contribution, guess) if nearest else None
+    possible = generations.before(contribution, fused_into)
+    measured = nearest.generation(contribution, guess, possible) if nearest else None
     if measured is not None and not (found and found[0] == measured):
         return _with(contribution, measured, "tensors", generations)
     if found:

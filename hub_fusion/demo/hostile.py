@@ -67,7 +67,7 @@ HOSTILE = (
     Hostile("pickle", "no_safetensors", pickle_only),
     Hostile("deeper", "architecture_mismatch", other_architecture),
     Hostile("copycat", "copy", as_it_is),
-    Hostile("loud", "norm_outlier", far_too_long),
+    Hostile("loud", "not_kin", far_too_long),
 )
 
 

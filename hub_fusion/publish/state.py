@@ -150,6 +150,17 @@ def fused_credits(hub: Hub, state: BaseState) -> list[tuple[int, Credit]]:
     return [(record.generation, credit) for _, record in kept for credit in record.contributions]
 
 
+def fused_into(hub: Hub, state: BaseState) -> dict[str, int]:
+    """``repo@sha`` and sha256 of the weights of every contribution → the first generation with it, withdrawn or not."""
+    found: dict[str, int] = {}
+    for _, record in _fused(hub, state):
+        for credit in record.contributions:
+            for key in (credit.key, credit.weights_sha256):
+                if key:
+                    found.setdefault(key, record.generation)
+    return found
+
+
 def _fused(hub: Hub, state: BaseState) -> Iterator[tuple[IndexEntry, Generation]]:
     """The generations that something went into, and their records."""
     for entry in state.index.generations:

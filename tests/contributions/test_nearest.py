@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import timedelta
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 from safetensors.torch import save
 
 from hub_fusion.contributions.nearest import Nearest, nearest
-from hub_fusion.contributions.origin import Generations, resolve_origin, too_old
+from hub_fusion.contributions.origin import Generations, identify_weights, resolve_origin, too_old
 from hub_fusion.hub import Hub
 from hub_fusion.local_hub import LocalHub, add_user
 from hub_fusion.recipe import Round
@@ -129,6 +130,23 @@ def test_broken_weights_say_nothing_here(place: World, line: list[Tensors]) -> N
         assert resolved(place, weights).known_by == "date"
 
 
+def test_a_generation_that_holds_a_finetune_is_not_its_origin(place: World, line: list[Tensors]) -> None:
+    """Of five fused together, each lies just as near to what they became as to what they started from."""
+    five = [finetune(line, 2, seed=100 + n) for n in range(5)]
+    became = {n: sum(one[n] for one in five) / 5 for n in line[0]}
+    values = [list(line[2].values()), list(became.values())]
+    slices = {n: [tensor.double().numpy().ravel() for tensor in found] for n, found in enumerate(values)}
+    assert nearest([tensor.double().numpy().ravel() for tensor in five[0].values()], slices) == 1, "by weights alone"
+    repo = place.contribute({"model.safetensors": save(five[0])})
+    c = identify_weights(place.contribution(repo), place.hub)
+    generations = Generations.of(place.hub, place.base)
+    assert generations.before(c, {}) == [0, 1, 2, 3]
+    assert generations.before(c, {str(c.weights_sha256): 3}) == [0, 1, 2], "whatever its newest commit is"
+    assert generations.before(c, {c.key: 2, str(c.weights_sha256): 1}) == [0]
+    early = c.model_copy(update={"last_modified": generations.commits[0][2] - timedelta(seconds=1)})
+    assert generations.before(early, {}) == [], "nobody starts from what is not there yet"
+
+
 def test_kilobytes_are_read_and_generations_once(place: World, line: list[Tensors]) -> None:
     """256 kB for a contribution's slices, and a header; a second one does not read the generations again."""
     read: list[int] = []
@@ -142,9 +160,9 @@ def test_kilobytes_are_read_and_generations_once(place: World, line: list[Tensor
     repos = [place.contribute({"model.safetensors": save(finetune(line, n, seed=n + 5))}) for n in (1, 2)]
     get_session().event_hooks["response"].append(note)
     try:
-        assert asked.generation(place.contribution(repos[0]), 3) == 1
+        assert asked.generation(place.contribution(repos[0]), 3, range(4)) == 1
         first = len(read)
-        assert asked.generation(place.contribution(repos[1]), 3) == 2
+        assert asked.generation(place.contribution(repos[1]), 3, range(4)) == 2
     finally:
         get_session().event_hooks["response"].remove(note)
     assert first >= 5 * (len(read) - first) and sum(read[first:]) < 400_000

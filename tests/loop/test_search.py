@@ -60,7 +60,8 @@ def test_who_makes_the_candidate_worse_is_left_out_and_told(empty: World, task: 
     rules = {"contributions": "leave-one-out", "evaluations": 8, "control": "off"}
     plain = {"cap": False, "steps": [1.0]}
     round = {"min_contributions": 4}  # too few for the screen to compare norms: the search is to find it
-    recipe = empty.recipe(**judged(task), merge=plain, gate=LENIENT, search=rules, round=round)
+    blind = {"min_kinship": -1.0}
+    recipe = empty.recipe(**judged(task), merge=plain, gate=LENIENT, search=rules, round=round, screen=blind)
     outcome = empty.run(recipe)
     record = empty.record(1)
     assert outcome.status == "published" and record.verdict
