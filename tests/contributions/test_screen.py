@@ -186,6 +186,13 @@ def test_who_would_undo_what_all_others_did_is_refused() -> None:
     assert judged(gram(*vectors), Screen(min_cosine=-1))[0] == [0, 1, 2, 3, 4, 5]
 
 
+def test_all_against_each_other_leave_nobody_and_no_error() -> None:
+    """The corners of a regular simplex: each points away from the mean of the others."""
+    corners = np.eye(5) - 1 / 5
+    kept, refusals, _ = judged(gram(*corners))
+    assert (kept, set(refusals.values())) == ([], {"opposed"})
+
+
 def test_a_change_in_one_layer_is_capped_and_a_spike_there_refused() -> None:
     """Of one length as wholes: who put all of it into one layer is shortened there from four medians on."""
     squared = {"layer.0": [0.04] * 5 + [1.0], "layer.1": [0.96] * 5 + [0.0]}
