@@ -38,6 +38,7 @@ def right(count: int, of: int = 200, seeds: int = 3) -> np.ndarray:
     return np.tile((np.arange(of) < count).astype(np.uint8), (seeds, 1))
 
 
+@pytest.mark.slow
 def test_its_last_line_has_every_ladder_and_every_score() -> None:
     done = subprocess.run([sys.executable, str(SCRIPT), "--size", "small"], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

@@ -123,7 +123,7 @@ def test_gated_work_does_not_leave_through_a_public_archive(ready: World) -> Non
 
 
 @pytest.mark.parametrize("fault", ["killed", "cut off"])
-@pytest.mark.parametrize("number", [1, 3, 6])
+@pytest.mark.parametrize("number", [1, *(pytest.param(n, marks=pytest.mark.slow) for n in (3, 6))])
 def test_a_fault_while_it_archives_neither_loses_nor_doubles_a_copy(number: int, fault: str, ready: World) -> None:
     """After the Hub carried out the `number`-th commit the process is killed, or never hears of it; then it goes on."""
     process: list[subprocess.Popen[str]] = []
