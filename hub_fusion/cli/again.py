@@ -12,7 +12,7 @@ from hub_fusion.cli.output import (
     Json,
     Work,
     byte_bar,
-    open_compute,
+    computing,
     open_hub,
     open_recipe,
     parse_settings,
@@ -40,15 +40,11 @@ def reproduce(
     repo, at, tag = target.partition("@")
     if not at or repo.count("/") != 1:
         raise typer.BadParameter(f"give a base's repository and a generation, like acme/base@gen-3, not {target!r}")
-    hub, compute = open_hub(endpoint), open_compute()
-    if not compute.is_main:
-        return compute.serve()
-    try:
+    hub = open_hub(endpoint)
+    with computing() as compute:
         place = work_folder(work, repo) / "reproduce"
         with alone(place, say):
             done = fuse_again(hub, repo, tag, compute, place, say=say, progress=byte_bar("fusing"))
-    finally:
-        compute.close()
     tell(done, place / "candidate", json)
     if not done.equal:
         raise typer.Exit(1)
@@ -96,17 +92,13 @@ def replay(
     if settings and method is None:
         raise typer.BadParameter("--set are options of --method: give both")
     rules = open_recipe(recipe, []) if recipe else None
-    hub, compute = open_hub(endpoint), open_compute()
-    if not compute.is_main:
-        return compute.serve()
-    try:
+    hub = open_hub(endpoint)
+    with computing() as compute:
         place = work_folder(work, repo) / "replay"
         with alone(place, say):
             done = replay_lineage(hub, repo, compute, out, place, method=method, options=parse_settings(settings),
                                   step=step, skip_missing=skip_missing, evaluate=rules.evaluate if rules else None,
                                   say=say, progress=byte_bar("fusing"))  # fmt: skip
-    finally:
-        compute.close()
     if json:
         return print_json([facts(r) for r in done])
     rows = [[f"gen-{r.generation}", str(r.fused), str(len(r.missing)), r.weights_sha256[:12],

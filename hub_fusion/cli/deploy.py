@@ -15,8 +15,8 @@ from hub_fusion.cli.output import (
     RecipeFile,
     Settings,
     Work,
+    computing,
     log_as,
-    open_compute,
     open_hub,
     open_recipe,
     print_json,
@@ -74,13 +74,9 @@ def poll(
     from hub_fusion.deploy import poll as look
 
     log_as(log_format)
-    rules, hub, compute = open_recipe(recipe, settings), open_hub(endpoint), open_compute()
-    if not compute.is_main:
-        return compute.serve()
-    try:
+    rules, hub = open_recipe(recipe, settings), open_hub(endpoint)
+    with computing() as compute:
         outcome, started = look(hub, rules, compute, job, work=work_folder(work, rules.base), say=say)
-    finally:
-        compute.close()
     if json:
         return print_json({"status": outcome.status, "reason": outcome.reason, "job": started})
     tell(outcome, False)

@@ -17,8 +17,8 @@ from hub_fusion.cli.output import (
     Settings,
     Work,
     byte_bar,
+    computing,
     log_as,
-    open_compute,
     open_hub,
     open_recipe,
     print_json,
@@ -43,14 +43,10 @@ def run(
     from hub_fusion.generation import run_generation
 
     log_as(log_format)
-    rules, hub, compute = open_recipe(recipe, settings), open_hub(endpoint), open_compute()
-    if not compute.is_main:
-        return compute.serve()
-    try:
+    rules, hub = open_recipe(recipe, settings), open_hub(endpoint)
+    with computing() as compute:
         outcome = run_generation(rules, hub, compute, work=work_folder(work, rules.base), say=say, dry_run=dry_run,
                                  progress=byte_bar("fusing"))  # fmt: skip
-    finally:
-        compute.close()
     conclude(outcome, json)
 
 
@@ -72,19 +68,15 @@ def watch(
     from hub_fusion.webhook import SECRET, Receiver
 
     log_as(log_format)
-    rules, hub, compute = open_recipe(recipe, settings), open_hub(endpoint), open_compute()
-    if not compute.is_main:
-        return compute.serve()
-    receiver = Receiver(rules.base, os.environ.get(SECRET, ""), say) if webhook else None
-    try:
+    rules, hub = open_recipe(recipe, settings), open_hub(endpoint)
+    with computing() as compute:
+        receiver = Receiver(rules.base, os.environ.get(SECRET, ""), say) if webhook else None
         with receiver.listening(webhook) if receiver and webhook else nullcontext() as url:
             if url:
                 say(f"deliveries of a webhook are taken at {url}")
             outcomes = watch_base(rules, hub, compute, work=work_folder(work, rules.base), say=say, once=once,
                                   interval=interval or rules.poll_seconds, tell=lambda outcome: tell(outcome, json),
                                   progress=byte_bar("fusing"), receiver=receiver)  # fmt: skip
-    finally:
-        compute.close()
     if once and outcomes and outcomes[-1].status == "rejected":
         raise typer.Exit(3)
 

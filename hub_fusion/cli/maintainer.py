@@ -19,8 +19,8 @@ from hub_fusion.cli.output import (
     Settings,
     Work,
     byte_bar,
+    computing,
     fail,
-    open_compute,
     open_hub,
     open_recipe,
     print_json,
@@ -97,10 +97,8 @@ def screen(
     from hub_fusion.records import parse_lines
     from hub_fusion.screening import screen_round
 
-    rules, hub, compute = open_recipe(recipe, settings), open_hub(endpoint), open_compute()
-    if not compute.is_main:
-        return compute.serve()
-    try:
+    rules, hub = open_recipe(recipe, settings), open_hub(endpoint)
+    with computing() as compute:
         kept, before = parse_lines(read_lines(lines))
         chosen = choose(kept, rules.round)
         if len(chosen) < len(kept):
@@ -108,8 +106,6 @@ def screen(
         state, place = open_base(hub, rules.base, mend=False), work_folder(work, rules.base)
         with alone(place, say):
             _, screened = screen_round(rules, hub, compute, state, chosen, place, say)
-    finally:
-        compute.close()
     show([*screened.contributions, *before, *screened.refusals], json)
 
 
@@ -123,14 +119,12 @@ def evaluate(
     from hub_fusion.weights.fuse import folder_sha256
     from hub_fusion.weights.local import checkpoint_folder
 
-    rules, compute = open_recipe(recipe, settings), open_compute()
-    if not compute.is_main:
-        return compute.serve()
-    folder = checkpoint_folder(target, open_hub(endpoint))
-    place = work_folder(work, rules.base)
-    scores = measure(folder, rules.evaluate, weights_sha256=folder_sha256(folder), cache=place / "scores",
-                     device=compute.device, progress=say).scores  # fmt: skip
-    compute.close()
+    rules = open_recipe(recipe, settings)
+    with computing() as compute:
+        folder = checkpoint_folder(target, open_hub(endpoint))
+        place = work_folder(work, rules.base)
+        scores = measure(folder, rules.evaluate, weights_sha256=folder_sha256(folder), cache=place / "scores",
+                         device=compute.device, progress=say).scores  # fmt: skip
     if json:
         return print_json(scores.model_dump(mode="json"))
     rows = [[s.task or "mean", s.role, s.protocol, f"{s.mean:.4f}", f"{s.low:.4f} – {s.high:.4f}", str(s.examples)]
@@ -153,10 +147,8 @@ def publish(
     from hub_fusion.records import parse_lines
     from hub_fusion.screening import screen_round
 
-    rules, hub, compute = open_recipe(recipe, settings), open_hub(endpoint), open_compute()
-    if not compute.is_main:
-        return compute.serve()
-    try:
+    rules, hub = open_recipe(recipe, settings), open_hub(endpoint)
+    with computing() as compute:
         check_recipe(rules)
         kept, before = parse_lines(read_lines(lines))
         place, clock = work_folder(work, rules.base), Clock()
@@ -175,8 +167,6 @@ def publish(
             refusals = [*before, *screened.refusals]
             outcome = finish_round(rules, hub, compute, state, base, screened, refusals, round_id(rules, state, shas),
                                    place, clock, say, byte_bar("fusing"), dry_run=dry_run)  # fmt: skip
-    finally:
-        compute.close()
     conclude(outcome, json)
 
 

@@ -15,7 +15,7 @@ from hub_fusion.cli.output import (
     RecipeFile,
     Work,
     byte_bar,
-    open_compute,
+    computing,
     open_hub,
     open_recipe,
     parse_settings,
@@ -63,10 +63,7 @@ def fuse(
         raise typer.BadParameter(f"--step is a part of the way, above 0 and at most 1, not {step:g}")
     if vocab not in ("drop", "keep"):
         raise typer.BadParameter(f"--vocab is drop or keep, not {vocab!r}")
-    compute, stack = open_compute(), ExitStack()
-    if not compute.is_main:
-        return compute.serve()
-    try:
+    with ExitStack() as stack, computing() as compute:
         if from_mergekit:
             if base or contributions or settings or weights or method != "mean" or heads != "keep" or from_lines:
                 raise typer.BadParameter(
@@ -93,9 +90,6 @@ def fuse(
             return print_plan(plan, compute, json)
         say(f"fusing {len(plan.sources)} contributions by {plan.method}, processes: {compute.processes}")
         report = compute.together(fuse_checkpoints, plan, progress=byte_bar("fusing"))
-    finally:
-        compute.close()
-        stack.close()
     if json:
         return print_json({"out": str(plan.out), "processes": report.processes, "device": report.device,
                            "files": report.files, "weights_sha256": report.weights_sha256, "tensors": report.tensors,

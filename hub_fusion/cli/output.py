@@ -6,7 +6,8 @@ import io
 import json
 import os
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, TextIO
@@ -166,6 +167,19 @@ def open_compute() -> Compute:
     from hub_fusion.weights.compute import Compute
 
     return Compute()
+
+
+@contextmanager
+def computing() -> Iterator[Compute]:
+    """The same in the main process, until it is done; its peers serve it meanwhile, and leave the command here."""
+    compute = open_compute()
+    if not compute.is_main:
+        compute.serve()
+        raise typer.Exit
+    try:
+        yield compute
+    finally:
+        compute.close()
 
 
 def work_folder(given: Path | None, base: str) -> Path:

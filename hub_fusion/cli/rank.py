@@ -12,7 +12,7 @@ from hub_fusion.cli.output import (
     Endpoint,
     Json,
     Work,
-    open_compute,
+    computing,
     open_hub,
     parse_settings,
     print_json,
@@ -41,14 +41,10 @@ def rank(
     from hub_fusion.evaluate.rank import rank as rank_models
 
     evaluate = settings_of(tasks, settings)
-    hub, compute = open_hub(endpoint), open_compute()
-    if not compute.is_main:
-        return compute.serve()
-    try:
+    hub = open_hub(endpoint)
+    with computing() as compute:
         ranking = rank_models(models, evaluate, top=top, reference=reference, hub=hub,
                               cache=work_folder(work, "rank") / "scores", device=compute.device, say=say)  # fmt: skip
-    finally:
-        compute.close()
     if json:
         print_json(ranking.model_dump(mode="json"))
     else:

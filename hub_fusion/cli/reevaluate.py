@@ -14,7 +14,7 @@ from hub_fusion.cli.output import (
     RecipeFile,
     Settings,
     Work,
-    open_compute,
+    computing,
     open_hub,
     open_recipe,
     print_json,
@@ -58,16 +58,11 @@ def reevaluate(
     more = {"evaluate.seeds": seeds, "evaluate.max_test_examples": examples}
     rules = open_recipe(recipe, [*settings, *(f"{key}={value}" for key, value in more.items() if value)])
     rules = with_tasks(rules, tasks)
-    hub, compute = open_hub(endpoint), open_compute()
-    if not compute.is_main:
-        return compute.serve()
+    hub = open_hub(endpoint)
     place = work_folder(work, repo)
-    try:
-        with alone(place / "reevaluate", say):
-            found = look_again(hub, repo, rules, compute, work=place / "reevaluate", cache=place / "scores",
-                               generations=numbers, say=say)  # fmt: skip
-    finally:
-        compute.close()
+    with computing() as compute, alone(place / "reevaluate", say):
+        found = look_again(hub, repo, rules, compute, work=place / "reevaluate", cache=place / "scores",
+                           generations=numbers, say=say)  # fmt: skip
     if not json:
         show(found, repo)
     done = dict(_roll_back(hub, repo, found)) if rollback else {}

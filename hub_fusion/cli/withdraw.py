@@ -14,7 +14,7 @@ from hub_fusion.cli.output import (
     Settings,
     Work,
     byte_bar,
-    open_compute,
+    computing,
     open_hub,
     open_recipe,
     print_json,
@@ -80,14 +80,10 @@ def subtract(
     """
     from hub_fusion.subtract import subtract as leave_out
 
-    rules, hub, compute = open_recipe(recipe, settings), open_hub(endpoint), open_compute()
-    if not compute.is_main:
-        return compute.serve()
-    try:
+    rules, hub = open_recipe(recipe, settings), open_hub(endpoint)
+    with computing() as compute:
         outcome = leave_out(rules, hub, compute, target, " ".join(reason.split()), say=say,
                             work=work_folder(work, rules.base), progress=byte_bar("fusing"))  # fmt: skip
-    finally:
-        compute.close()
     conclude(outcome, json)
 
 
