@@ -8,7 +8,6 @@ what differs and nothing else. The webhook listens to discussions alone: commits
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shlex
 from collections.abc import Mapping
@@ -21,7 +20,7 @@ from hub_fusion.errors import HubError, RecipeError, RepoMissing
 from hub_fusion.events import Event, Say
 from hub_fusion.finish import Outcome
 from hub_fusion.generation import run_generation
-from hub_fusion.hub import FileInfo, Hub
+from hub_fusion.hub import Hub
 from hub_fusion.hub.jobs import JobPlan, Jobs
 from hub_fusion.recipe import Recipe
 
@@ -30,7 +29,6 @@ if TYPE_CHECKING:
     from hub_fusion.weights.compute import Compute
 
 JOB = "job.json"  # beside the recipe: what `poll` starts
-DEFAULT_ENDPOINT = "https://huggingface.co"
 LARGEST = 50_000_000  # bytes of one file of a task
 
 
@@ -117,8 +115,7 @@ def fuse_job(hub: Hub, base: str, wishes: Wishes) -> JobPlan:
 def _job(part: str, hub: Hub, base: str, wishes: Wishes, flavor: str, timeout: str, command: str) -> JobPlan:
     steps = [f"pip install --quiet {shlex.quote(wishes.install)}"] if wishes.install else []
     steps += [f"hf download {shlex.quote(base + '-ops')} --local-dir ops", command]
-    environment = {} if hub.endpoint == DEFAULT_ENDPOINT else {"HF_ENDPOINT": hub.endpoint}
-    return JobPlan(part, base, wishes.image, ("bash", "-c", " && ".join(steps)), flavor, timeout, environment)
+    return JobPlan(part, base, wishes.image, ("bash", "-c", " && ".join(steps)), flavor, timeout, hub.environment)
 
 
 def files_of(recipe: Recipe, file: Path) -> dict[str, bytes]:
@@ -148,7 +145,7 @@ def _store(hub: Hub, found: Deployment, contents: Mapping[str, bytes], dry_run: 
         found.done.append(f"make the private repository {found.ops}")
         if not dry_run:
             hub.create_repo(found.ops, private=True)
-    changed = {path: data for path, data in contents.items() if not _is(data, there.get(path))}
+    changed = {path: data for path, data in contents.items() if path not in there or not there[path].holds(data)}
     if changed:
         found.done.append(f"write {', '.join(sorted(changed)[:8])} into {found.ops}")
         if not dry_run:
@@ -180,13 +177,3 @@ def _from_json(path: Path) -> JobPlan:
         return JobPlan(**data | {name: tuple(data[name]) for name in ("command", "secrets")})
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise HubError(f"{path} does not describe a Job ({error}); hub-fusion deploy writes it") from None
-
-
-def _is(data: bytes, there: FileInfo | None) -> bool:
-    if there is None or there.size != len(data):
-        return False
-    blob = b"blob %d\0" % len(data) + data  # as git names it
-    return (
-        there.sha256 == hashlib.sha256(data).hexdigest()
-        or there.oid == hashlib.sha1(blob, usedforsecurity=False).hexdigest()
-    )

@@ -21,7 +21,7 @@ from urllib.parse import parse_qs, quote, urlsplit
 from hub_fusion import __version__
 from hub_fusion.errors import HubConflict, HubError, RepoMissing
 from hub_fusion.hub.calls import Calls
-from hub_fusion.hub.facts import LIST_FIELDS, CommitInfo, FileInfo, model_info
+from hub_fusion.hub.facts import LIST_FIELDS, CommitInfo, FileInfo, file_infos, model_info
 from hub_fusion.hub.ranges import Ranges
 
 if TYPE_CHECKING:
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     Operation = CommitOperationAdd | CommitOperationCopy | CommitOperationDelete
 
 T = TypeVar("T")
+DEFAULT_ENDPOINT = "https://huggingface.co"
 COMMIT = re.compile("[0-9a-f]{40}")
 LIST_TIMEOUT_S = 60  # for a page of a thousand repositories with their cards
 
@@ -51,12 +52,17 @@ class Hub:
         self.api = HfApi(endpoint=self.endpoint, token=token, library_name="hub_fusion", library_version=__version__)
         if cache_dir is None:
             cache_dir = Path(constants.HF_HUB_CACHE)
-            if self.endpoint != "https://huggingface.co":  # the same repo id means another repository there
+            if self.endpoint != DEFAULT_ENDPOINT:  # the same repo id means another repository there
                 cache_dir = cache_dir / f"endpoint-{hashlib.sha256(self.endpoint.encode()).hexdigest()[:12]}"
         self.cache_dir = cache_dir
         self.token = token
         self._calls = Calls(self.endpoint)
         self._ranges = Ranges(self.endpoint, self._calls, self.api._build_hf_headers)
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What a process somewhere else needs to speak to this Hub; nothing for the default one."""
+        return {} if self.endpoint == DEFAULT_ENDPOINT else {"HF_ENDPOINT": self.endpoint}
 
     def __repr__(self) -> str:
         return f"Hub({self.endpoint!r})"
@@ -139,15 +145,12 @@ class Hub:
 
     def files(self, repo: str, revision: str, kind: Literal["model", "dataset"] = "model") -> dict[str, FileInfo]:
         """All files at a revision."""
-        from huggingface_hub.hf_api import RepoFile
-
         tree = self._read(
             lambda: list(self.api.list_repo_tree(repo, recursive=True, revision=revision, repo_type=kind)),
             repo,
             revision,
         )
-        files = (entry for entry in tree if isinstance(entry, RepoFile))
-        return {f.path: FileInfo(f.path, f.size, f.lfs.sha256 if f.lfs else None, f.blob_id) for f in files}
+        return file_infos(tree)
 
     def read_text(self, repo: str, path: str, *, revision: str = "main", max_bytes: int = 20_000_000) -> str:
         """A small text file. Raises RepoMissing if it is not there, HubError if it is larger than `max_bytes`.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
@@ -33,6 +35,23 @@ class FileInfo:
     size: int
     sha256: str | None
     oid: str = ""
+
+    def holds(self, content: bytes) -> bool:
+        """Whether this is the file's content, by what the Hub tells of it."""
+        if self.size != len(content):
+            return False
+        if self.sha256:
+            return self.sha256 == hashlib.sha256(content).hexdigest()
+        blob = b"blob %d\0" % len(content) + content  # as git names it
+        return self.oid == hashlib.sha1(blob, usedforsecurity=False).hexdigest()
+
+
+def file_infos(tree: Iterable[Any]) -> dict[str, FileInfo]:
+    """The files of a listed tree, by path."""
+    from huggingface_hub.hf_api import RepoFile
+
+    files = (entry for entry in tree if isinstance(entry, RepoFile))
+    return {f.path: FileInfo(f.path, f.size, f.lfs.sha256 if f.lfs else None, f.blob_id) for f in files}
 
 
 @dataclass(frozen=True)

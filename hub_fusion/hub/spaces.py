@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from hub_fusion.errors import RepoMissing
 from hub_fusion.hub.calls import Calls
-from hub_fusion.hub.facts import FileInfo
+from hub_fusion.hub.facts import FileInfo, file_infos
 
 if TYPE_CHECKING:
     from hub_fusion.hub.client import Hub, Operation
@@ -33,19 +33,13 @@ class Spaces:
 
     def look(self, space: str) -> SpaceInfo | None:
         """What there is, or None."""
-        from huggingface_hub.hf_api import RepoFile
-
         try:
             info = self._calls.again(lambda: self._api.space_info(space), space)
             tree = self._calls.again(lambda: list(self._api.list_repo_tree(space, recursive=True, revision=info.sha,
                                                                            repo_type="space")), space)  # fmt: skip
         except RepoMissing:
             return None
-        files = [entry for entry in tree if isinstance(entry, RepoFile)]
-        return SpaceInfo(
-            bool(info.private), str(info.sha), tuple(info.tags or ()),
-            {f.path: FileInfo(f.path, f.size, f.lfs.sha256 if f.lfs else None, f.blob_id) for f in files},
-        )  # fmt: skip
+        return SpaceInfo(bool(info.private), str(info.sha), tuple(info.tags or ()), file_infos(tree))
 
     def create(self, space: str, *, private: bool) -> None:
         """Make a Gradio Space if it is not there."""

@@ -6,7 +6,6 @@ next, since what is there is compared file by file.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 from dataclasses import dataclass, replace
@@ -22,7 +21,6 @@ if TYPE_CHECKING:
     from hub_fusion.hub import Operation
 
 TAG = "hub-fusion-dashboard"  # in the Space's card: what has it may be overwritten
-DEFAULT_ENDPOINT = "https://huggingface.co"
 SNAPSHOT = "snapshot/"  # reader.py looks there
 ABOUT = f"{SNAPSHOT}snapshot.json"
 NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
@@ -61,7 +59,7 @@ def deploy(
     _allow(there, space, base, secret, private)
     contents = code(folder, base) | snapshot(hub, base)
     changed, removed = differences(contents, there.files if there else {})
-    wanted = {"HUB_FUSION_BASE": base} | ({} if hub.endpoint == DEFAULT_ENDPOINT else {"HF_ENDPOINT": hub.endpoint})
+    wanted = {"HUB_FUSION_BASE": base} | hub.environment
     known = spaces.variables(space) if there else {}
     done = Deployment(
         space=space,
@@ -103,20 +101,11 @@ def snapshot(hub: Hub, base: str) -> dict[str, bytes]:
 
 def differences(contents: dict[str, bytes], there: dict[str, FileInfo]) -> tuple[list[str], list[str]]:
     """Paths to write and paths to remove. When only the time of the snapshot differs nothing does."""
-    changed = [path for path, content in contents.items() if not _is(content, there.get(path))]
+    changed = [path for path, content in contents.items() if path not in there or not there[path].holds(content)]
     removed = [path for path in there if path not in contents and path != ".gitattributes"]
     if changed == [ABOUT] and ABOUT in there and not removed:
         return [], []
     return changed, removed
-
-
-def _is(content: bytes, there: FileInfo | None) -> bool:
-    if there is None or there.size != len(content):
-        return False
-    if there.sha256:
-        return there.sha256 == hashlib.sha256(content).hexdigest()
-    blob = b"blob %d\0" % len(content) + content  # as git names it
-    return there.oid == hashlib.sha1(blob, usedforsecurity=False).hexdigest()
 
 
 def _allow(there: SpaceInfo | None, space: str, base: str, secret: bool, private: bool) -> None:
