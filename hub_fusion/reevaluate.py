@@ -11,7 +11,7 @@ seen give more tasks.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,6 +20,7 @@ from hub_fusion.errors import RecipeError, RecordError
 from hub_fusion.evaluate.gate import Rival, find_rivals, gate_mean, judge
 from hub_fusion.evaluate.scores import Measurement, compare, compare_likelihoods
 from hub_fusion.evaluate.suite import measure, suite_id
+from hub_fusion.events import Say
 from hub_fusion.hub import Hub
 from hub_fusion.publish.rollback import roll_back, withdrawn_by
 from hub_fusion.publish.state import BaseState, fused_credits, open_base, read_record
@@ -31,8 +32,6 @@ from hub_fusion.weights.remote import ADAPTER, fetch_checkpoint
 
 if TYPE_CHECKING:
     from hub_fusion.weights.compute import Compute
-
-Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)

@@ -8,11 +8,12 @@ the commit that was fused, or from an archive; there they must have the same fil
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from hub_fusion.errors import HubError, HubUnreachable, RecordError, RepoMissing, WeightsError
+from hub_fusion.events import Say
 from hub_fusion.hub import FileInfo, Hub
 from hub_fusion.publish.archive import Archive, default_archive, files_read, folder_of
 from hub_fusion.publish.state import read_record
@@ -23,7 +24,6 @@ from hub_fusion.weights.fuse import FusePlan
 from hub_fusion.weights.remote import Spool, fetch_checkpoint
 
 REPO = re.compile(r"[A-Za-z0-9_][\w.-]{0,95}/[A-Za-z0-9_][\w.-]{0,95}", re.ASCII)
-Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)

@@ -17,12 +17,13 @@ from typing import TYPE_CHECKING, Any
 
 from hub_fusion.errors import MergeError, RecordError, RepoMissing
 from hub_fusion.evaluate.suite import measure, suite_id
+from hub_fusion.events import Say
 from hub_fusion.hub import Hub
 from hub_fusion.merge import find_method
 from hub_fusion.publish.state import BaseState, open_base
 from hub_fusion.recipe import Evaluate, Screen
 from hub_fusion.records import Generation, Scores
-from hub_fusion.replan import Found, Say, find_contributions, formula_of, open_generation, plan_again
+from hub_fusion.replan import Found, find_contributions, formula_of, open_generation, plan_again
 from hub_fusion.weights.distance import Distance, distance
 from hub_fusion.weights.fuse import FusePlan, Progress, folder_sha256, fuse, weights_sha256
 from hub_fusion.weights.remote import ADAPTER, Spool, fetch_checkpoint

@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hub_fusion.errors import RecordError
+from hub_fusion.events import Say
 from hub_fusion.hub import Hub
 from hub_fusion.provenance import hardware, versions
 from hub_fusion.recipe import Recipe, Screen
 from hub_fusion.records import Contribution, Generation, generation_number
-from hub_fusion.replan import Found, Say, find_contributions, formula_of, open_generation, plan_again
+from hub_fusion.replan import Found, find_contributions, formula_of, open_generation, plan_again
 from hub_fusion.weights.checkpoint import SINGLE
 from hub_fusion.weights.deltas import Source
 from hub_fusion.weights.distance import distance

@@ -20,6 +20,7 @@ from hub_fusion.contributions.judgement import judge_tensors
 from hub_fusion.contributions.policy import refuse_standing
 from hub_fusion.contributions.votes import capped, votes
 from hub_fusion.errors import HeaderError, HubError, HubUnreachable, RepoMissing, WeightsError
+from hub_fusion.events import Say
 from hub_fusion.recipe import Recipe
 from hub_fusion.records import Contribution, Refusal, files_identity
 from hub_fusion.weights.adapter import LoraConfig, MemoryNames, plan_adapter
@@ -40,7 +41,6 @@ if TYPE_CHECKING:
 ROOM = 10**9  # bytes of weight files beyond four times the base in float32: heads of its own
 ARCHITECTURE_FIX = "Train from this base without changing its layers; new heads are fine."
 FIXES = {"quantized": "Publish the weights in 16 or 32 bits, not quantised."}
-Say = Callable[[str], None]
 Prepare = Callable[[Contribution, Source], tuple[Contribution, Source]]
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import pairwise
@@ -24,6 +23,7 @@ from hub_fusion.demo.hostile import HOSTILE
 from hub_fusion.demo.training import finetune, long_finetune, one_thread
 from hub_fusion.errors import HubError, RepoMissing
 from hub_fusion.evaluate.suite import measure
+from hub_fusion.events import Say
 from hub_fusion.generation import run_generation
 from hub_fusion.hub import Hub
 from hub_fusion.publish.state import BaseState, open_base, read_record
@@ -36,7 +36,6 @@ from hub_fusion.weights.remote import fetch_checkpoint
 if TYPE_CHECKING:
     from hub_fusion.weights.compute import Compute
 
-Say = Callable[[str], None]
 MAINTAINER, BASE_NAME = "demo", "digits-vit"
 LICENSE = "apache-2.0"
 CARD = f"""---

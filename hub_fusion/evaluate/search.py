@@ -14,10 +14,9 @@ from dataclasses import dataclass, field
 from hub_fusion.evaluate.paired import is_gain, pair, standard_error
 from hub_fusion.evaluate.scores import Measurement
 from hub_fusion.evaluate.soup import greedy_soup
+from hub_fusion.events import Say
 from hub_fusion.recipe import Gate, Search
 from hub_fusion.records import Estimate, Trial, Verdict
-
-Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)

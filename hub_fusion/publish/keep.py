@@ -13,10 +13,11 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from hub_fusion.errors import HubError, HubFusionError, HubUnreachable, RepoMissing
+from hub_fusion.events import Say
 from hub_fusion.hub import Hub
 from hub_fusion.publish.archive import MANIFEST, Archive, default_archive, files_read, folder_of
 from hub_fusion.publish.state import BaseState, read_record
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
 
 NOTICES = re.compile(r"(LICEN[CS]E|NOTICE|COPYING)[\w.-]{0,40}", re.IGNORECASE)  # licences ask that they come along
 SMALL = 1_000_000  # bytes of such a text, or of a configuration
-Say = Callable[[str], None]
 
 
 def keep_contributions(

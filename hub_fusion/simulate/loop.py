@@ -10,7 +10,6 @@ from __future__ import annotations
 import shutil
 import time
 import zlib
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +18,7 @@ import numpy as np
 from hub_fusion.evaluate.fewshot import finetune, predict
 from hub_fusion.evaluate.models import load_classifier, load_encode, quiet
 from hub_fusion.evaluate.tasks import TaskData, load_task
+from hub_fusion.events import Say
 from hub_fusion.simulate.ledger import Ledger
 from hub_fusion.simulate.settings import Simulation
 from hub_fusion.weights.compute import Compute
@@ -28,7 +28,6 @@ from hub_fusion.weights.fuse import FusePlan, copy_side_files, fuse
 from hub_fusion.weights.local import checkpoint_folder
 
 VALIDATION = 256  # of a contributor's own validation examples, to choose training settings by
-Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)

@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from hub_fusion.errors import RecipeError
+from hub_fusion.events import Say
 from hub_fusion.simulate.controls import make_controls
 from hub_fusion.simulate.ensemble import measure_ensembles
 from hub_fusion.simulate.ledger import Ledger
-from hub_fusion.simulate.loop import Run, Say, grow
+from hub_fusion.simulate.loop import Run, grow
 from hub_fusion.simulate.paths import measure_paths
 from hub_fusion.simulate.report import report
 from hub_fusion.simulate.scoring import measure_all

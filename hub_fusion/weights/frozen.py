@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from hub_fusion.errors import MergeError, WeightsError
+from hub_fusion.events import Say
 from hub_fusion.records import Contribution
 from hub_fusion.weights.adapter import plan_adapter, read_lora_config
 from hub_fusion.weights.adapter_fuse import Part, combine
@@ -28,8 +29,6 @@ from hub_fusion.weights.remote import ADAPTER, ADAPTER_CONFIG, fetch_checkpoint
 if TYPE_CHECKING:
     from hub_fusion.hub import Hub
     from hub_fusion.weights.compute import Compute
-
-Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
