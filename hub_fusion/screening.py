@@ -16,7 +16,7 @@ from hub_fusion.contributions.screen import Screened, screen
 from hub_fusion.errors import RecipeError
 from hub_fusion.events import Say
 from hub_fusion.hub import Hub
-from hub_fusion.publish.state import BaseState, check_base, fused_into, fused_keys
+from hub_fusion.publish.state import BaseState, check_base, read_fused
 from hub_fusion.recipe import Recipe
 from hub_fusion.records import Contribution, Refusal
 from hub_fusion.weights.frozen import FrozenBase
@@ -33,7 +33,7 @@ def find_contributions(
 
     With a `listing` that has been kept also what headers refuse.
     """
-    fused = fused_keys(hub, state)
+    fused = read_fused(hub, state).keys
     if listing:
         weights_at = state.revisions[0] if recipe.publish.kind == "adapter" else state.head
         queue, refusals = listing.look(hub, recipe, fused, weights_at)
@@ -55,19 +55,18 @@ def screen_round(
     generations = Generations.of(hub, recipe.base)
     if not generations.commits:  # nobody has tagged the root yet: a stage that runs alone does not
         generations = Generations(((0, state.revision, EPOCH),), {state.revision: 0})
-    fused, refusals, fresh = fused_keys(hub, state), list[Refusal](), list[Contribution]()
+    fused, refusals, fresh = read_fused(hub, state), list[Refusal](), list[Contribution]()
     nearest = None if is_adapter else Nearest(hub, recipe.base, {number: sha for number, sha, _ in generations.commits})
-    history = fused_into(hub, state)
     for c in chosen:
         found = resolve_origin(identify_weights(c, hub), generations, hub, frozen=is_adapter, nearest=nearest,
-                               fused_into=history)  # fmt: skip
+                               fused_into=fused.first)  # fmt: skip
         if isinstance(found, Contribution):
             if found.known_by == "tensors" and found.base_revision:
                 say(f"{c.repo} says it started from {found.base_revision}; its weights say gen-{found.generation}")
             found = too_old(found, state.generation, recipe.round) or found
         if isinstance(found, Refusal):
             refusals.append(found)
-        elif found.weights_sha256 in fused:
+        elif found.weights_sha256 in fused.keys:
             refusals.append(found.refuse(
                 "screen", "already_fused", "These weights are part of a generation already, or are a generation's own.",
                 "Nothing to do; publish the weights of a new training to contribute again."))  # fmt: skip

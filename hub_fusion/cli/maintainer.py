@@ -72,12 +72,12 @@ def filter_(
 ) -> None:  # fmt: skip
     """Apply the metadata rules: JSON lines in, kept contributions and refusals out."""
     from hub_fusion.contributions.filters import Circumstances, filter_contributions
-    from hub_fusion.publish.state import fused_keys, open_base
+    from hub_fusion.publish.state import open_base, read_fused
     from hub_fusion.records import parse_lines
 
     rules, hub = open_recipe(recipe, settings), open_hub(endpoint)
     found, before = parse_lines(read_lines(lines))
-    fused = fused_keys(hub, open_base(hub, rules.base, mend=False))
+    fused = read_fused(hub, open_base(hub, rules.base, mend=False)).keys
     kept, refusals = filter_contributions(found, Circumstances.of(hub, rules, fused))
     show([*kept, *before, *refusals], json)
 
@@ -143,7 +143,7 @@ def publish(
     from hub_fusion.finish import check_recipe, finish_round, round_id
     from hub_fusion.lock import alone
     from hub_fusion.provenance import Clock
-    from hub_fusion.publish.state import fused_keys, open_base
+    from hub_fusion.publish.state import open_base, read_fused
     from hub_fusion.records import parse_lines
     from hub_fusion.screening import screen_round
 
@@ -154,7 +154,7 @@ def publish(
         place, clock = work_folder(work, rules.base), Clock()
         with alone(place, say):
             state = open_base(hub, rules.base, rules.root, mend=not dry_run)
-            kept, more = filter_contributions(kept, Circumstances.of(hub, rules, fused_keys(hub, state)))
+            kept, more = filter_contributions(kept, Circumstances.of(hub, rules, read_fused(hub, state).keys))
             before += more  # since `filter` ran somebody may have published
             base, screened = screen_round(rules, hub, compute, state, kept, place, say)
             if not screened.contributions:

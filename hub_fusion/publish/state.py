@@ -128,37 +128,36 @@ def read_record(hub: Hub, repo: str, generation: int, revision: str) -> Generati
     return Generation.from_json(hub.read_text(repo, path, revision=revision), source=f"{repo}/{path}")
 
 
-def fused_keys(hub: Hub, state: BaseState) -> frozenset[str]:
-    """What is in any generation: ``repo@sha`` of every contribution, and the sha256 of its weights.
+@dataclass(frozen=True)
+class Fused:
+    """What went into the generations of a base, by ``repo@sha`` of every contribution and the sha256 of its weights.
 
-    Not what was in withdrawn ones. Also the generations' own weights: a generation published again is no contribution.
+    `keys`: what is in any of them now, not what was in withdrawn ones; also the generations' own weights, since a
+    generation published again is no contribution. `first`: the first generation that had it, withdrawn or not.
     """
-    keys: set[str] = set()
+
+    keys: frozenset[str]
+    first: dict[str, int]
+
+
+def read_fused(hub: Hub, state: BaseState) -> Fused:
+    """Read all records once. Raises RepoMissing, RecordError."""
+    keys, first = set[str](), dict[str, int]()
     for entry, record in _fused(hub, state):
         keys.add(weights_identity(record.weights.values()))
         keys.update(f"{r.repo}@{r.sha}" for r in record.refusals if r.code == "subtracted")  # not to come in again
-        if entry.status == "yanked":
-            continue  # what went into it went out again with it
-        for credit in record.contributions:
-            keys.update(k for k in (credit.key, credit.weights_sha256) if k)
-    return frozenset(keys)
+        held = {k for credit in record.contributions for k in (credit.key, credit.weights_sha256) if k}
+        for key in held:
+            first.setdefault(key, record.generation)
+        if entry.status != "yanked":  # what went into it went out again with it
+            keys |= held
+    return Fused(frozenset(keys), first)
 
 
 def fused_credits(hub: Hub, state: BaseState) -> list[tuple[int, Credit]]:
     """All that is in any generation, with the generation it came in by, oldest first; of withdrawn ones nothing."""
     kept = [(entry, record) for entry, record in _fused(hub, state) if entry.status != "yanked"]
     return [(record.generation, credit) for _, record in kept for credit in record.contributions]
-
-
-def fused_into(hub: Hub, state: BaseState) -> dict[str, int]:
-    """``repo@sha`` and sha256 of the weights of every contribution → the first generation with it, withdrawn or not."""
-    found: dict[str, int] = {}
-    for _, record in _fused(hub, state):
-        for credit in record.contributions:
-            for key in (credit.key, credit.weights_sha256):
-                if key:
-                    found.setdefault(key, record.generation)
-    return found
 
 
 def _fused(hub: Hub, state: BaseState) -> Iterator[tuple[IndexEntry, Generation]]:
