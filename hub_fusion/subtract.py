@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from hub_fusion.contributions.relations import part_of_step
 from hub_fusion.contributions.screen import Screened
 from hub_fusion.errors import MergeError, RecordError
 from hub_fusion.events import Event, Say
@@ -52,7 +53,6 @@ def subtract(
         withdrawal = Withdrawal(reason=reason, at=now(), to_generation=state.next_generation)
         index = marked(state.index, {record.generation}, withdrawal)
         before = replace(state, index=index)  # as if it had not been: its parent is the newest
-        rules = _as_recorded(recipe, record)
         onto = str(formula_of(record).base_revision)
         base = fetch_checkpoint(hub, recipe.base, onto, residual=True)
         spool = Spool(work / "spool", recipe.screen.spool_bytes)
@@ -60,9 +60,11 @@ def subtract(
         found = find_contributions(hub, recipe.base, [rest])
         plan = plan_again(hub, recipe.base, rest, base, work / "candidate", found, spool, say)
         fused = [Contribution.model_validate(c.model_dump()) for c in left]
+        screened = Screened(fused, list(plan.sources), [])
+        rules = _as_recorded(recipe, record, part_of_step(screened, recipe.merge))
         refusals = [_refusal(Contribution.model_validate(c.model_dump()), reason) for c in gone]
         yanked = record.model_copy(update={"status": "yanked", "withdrawn": withdrawal})
-        return finish_round(rules, hub, compute, before, base, Screened(fused, list(plan.sources), []), refusals,
+        return finish_round(rules, hub, compute, before, base, screened, refusals,
                             round_id(rules, before, [c.sha for c in left]), work, Clock(), say, progress, onto=onto,
                             beside={record_path(record.generation): yanked.to_json(indent=1) + "\n"})  # fmt: skip
 
@@ -95,12 +97,15 @@ def _same(one: str, other: str) -> bool:
     return one.lower() == other.lower()
 
 
-def _as_recorded(recipe: Recipe, record: Generation) -> Recipe:
-    """The recipe, with the formula and the step of the record, and nothing to search."""
+def _as_recorded(recipe: Recipe, record: Generation, part: float) -> Recipe:
+    """The recipe, with the formula of the record and its step, and nothing to search.
+
+    `part` of a step is what a round lets those who are left take, of every step; the record's has such a part in it.
+    """
     formula = formula_of(record)
     merge = recipe.merge.model_copy(update={"method": record.method, "options": formula.options, "seed": formula.seed,
                                             "heads": formula.heads, "residual": formula.residual,
-                                            "steps": (record.step,)})  # fmt: skip
+                                            "steps": (min(1.0, record.step / part),)})  # fmt: skip
     search = recipe.search.model_copy(update={"contributions": "all"})
     return recipe.model_copy(update={"merge": merge, "search": search})
 

@@ -30,6 +30,17 @@ def test_the_next_generation_is_the_newest_without_it(ready: World) -> None:
     assert outcome.status == "waiting" and outcome.queue == (), "it does not come in again"
 
 
+def test_a_bounded_share_is_bounded_once(ready: World) -> None:
+    """Five eighths of a step is what the record says already; of the four that are left each has an eighth."""
+    bounded = ready.recipe(merge={"max_weight": 0.125})
+    ready.run(bounded)
+    assert ready.record(1).step == 0.625
+    subtract(bounded, ready.maintainer, ready.compute, "bob/finetune", "the author asked", work=ready.work)
+    record = ready.record(2)
+    assert record.step == 0.5 and {c.weight for c in record.contributions} == {0.25}
+    assert reproduce(ready.client("fritz"), BASE, "gen-2", ready.compute, ready.folder / "again").equal
+
+
 def test_what_was_trained_on_it_is_said_to_stay(ready: World) -> None:
     """Re-fusing cannot untrain; the sentence names the generations and what is left to do."""
     ready.run()
