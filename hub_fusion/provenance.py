@@ -1,12 +1,14 @@
-"""What produced a generation: versions, hardware, wall time by stage."""
+"""What a machine is and how long it took, of which records tell; and where it keeps what can be made again."""
 
 from __future__ import annotations
 
+import os
 import platform
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import Any
 
 DECISIVE = (
@@ -35,6 +37,12 @@ def hardware(device: str, processes: int) -> dict[str, Any]:
         return found
     cuda = device.startswith("cuda")
     return found | {"name": torch.cuda.get_device_name(device) if cuda else torch.backends.cpu.get_cpu_capability()}
+
+
+def cache_home() -> Path:
+    """The folder of all that is ours and may be deleted: in ``XDG_CACHE_HOME``, or else in ``~/.cache``."""
+    home = os.environ.get("XDG_CACHE_HOME")
+    return (Path(home) if home else Path.home() / ".cache") / "hub_fusion"
 
 
 class Clock:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, NoReturn, TextIO
 import typer
 
 from hub_fusion.events import Event
+from hub_fusion.provenance import cache_home
 
 if TYPE_CHECKING:
     from hub_fusion.hub import Hub
@@ -186,9 +187,7 @@ def work_folder(given: Path | None, base: str) -> Path:
     """Where a base's downloads and candidates go."""
     if given is not None:
         return given
-    home = os.environ.get("XDG_CACHE_HOME")
-    cache = Path(home) if home else Path.home() / ".cache"
-    return cache / "hub_fusion" / base.replace("/", "--")
+    return cache_home() / base.replace("/", "--")
 
 
 def byte_bar(what: str) -> Callable[[int, int], None] | None:

@@ -49,10 +49,8 @@ def measure(
     """
     tasks = _load_tasks(evaluate)
     suite = _identify(evaluate, tasks)
-    file = _cache_file(cache, weights_sha256, suite) if cache else None
-    header = {"suite": suite, "weights_sha256": weights_sha256}
-    if file and (kept := read_cache(file, header)):
-        return gather_up(*kept[:2], suite=suite, weights_sha256=weights_sha256, seconds=kept[2])
+    if cache and (known := recall(cache, weights_sha256, suite)):
+        return known
     if tasks and not folder.is_dir():
         raise WeightsError(f"{folder} is not a folder; what is measured is a checkpoint's")
     answers: dict[Key, Array] = {}
@@ -63,8 +61,9 @@ def measure(
         answers |= found[0]
         costs |= found[1]
     seconds = round(sum(cost.seconds for cost in costs.values()), 3)
-    if file:
-        write_cache(file, header, answers, costs, seconds)
+    if cache:
+        header = {"suite": suite, "weights_sha256": weights_sha256}
+        write_cache(_cache_file(cache, weights_sha256, suite), header, answers, costs, seconds)
     return gather_up(answers, costs, suite=suite, weights_sha256=weights_sha256, seconds=seconds)
 
 

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from hub_fusion.errors import HubFusionError, HubUnreachable, RecipeError, RepoMissing
 from hub_fusion.evaluate.task_files import MOST_FILE_BYTES, PARTS, Source, check_rows, is_plain, read_examples
 from hub_fusion.hub import Hub
+from hub_fusion.provenance import cache_home
 from hub_fusion.recipe import Task
 
 if TYPE_CHECKING:
@@ -164,9 +165,8 @@ def _commit(endpoint: str, repo: str, revision: str | None) -> str:
 
 def _cached(*what: str | None) -> Path:
     """The folder of something in the cache."""
-    home = os.environ.get("XDG_CACHE_HOME")
     name = hashlib.sha256(json.dumps(what).encode()).hexdigest()[:32]
-    return (Path(home) if home else Path.home() / ".cache") / "hub_fusion" / "tasks" / name
+    return cache_home() / "tasks" / name
 
 
 def _write(file: Path, write: Callable[[Path], object]) -> None:

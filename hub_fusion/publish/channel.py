@@ -2,9 +2,9 @@
 
 A generation is published as a candidate. It becomes stable when it has been out for the recipe's ``publish.hold_back``
 and was not withdrawn, or when somebody promotes it; with neither there is no such tag. It never goes back, but for a
-withdrawal. On the Hub a tag
-cannot be moved, only deleted and set anew; between the two requests it is not there, and a program that is killed there
-leaves it missing until the next look. What was promoted is therefore written into the status first.
+withdrawal. On the Hub a tag cannot be moved, only deleted and set anew; between the two requests it is not there, and a
+program that is killed there leaves it missing until the next look. What was promoted is therefore written into the
+status first.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def due_stable(index: Index, current: int | None, hold_back: timedelta | None, a
 
 def keep_stable(hub: Hub, state: BaseState, hold_back: timedelta | None, promoted: int | None, say: Say) -> None:
     """Move the tag if it is not where it should be; no request otherwise. A tag ``stable`` of others is left alone."""
-    tagged = {sha: number for number, sha in state.revisions.items()}.get(state.stable or "")
+    tagged = _tagged(state)
     if state.stable and tagged is None:
         return say(f"the tag {STABLE} of {state.repo} is on {state.stable[:8]}, which is no generation: left alone")
     known = [number for number in (tagged, promoted) if number is not None]
@@ -64,7 +64,7 @@ def promote(hub: Hub, state: BaseState, generation: int, say: Say = lambda _: No
     if generation not in good:
         known = ", ".join(f"gen-{n}" for n in sorted(good))
         raise RecordError(f"{state.repo} has no gen-{generation} that can be {STABLE}; there are {known}")
-    at = {sha: number for number, sha in state.revisions.items()}.get(state.stable or "")
+    at = _tagged(state)
     if state.stable and at is None:
         raise RecordError(f"the tag {STABLE} of {state.repo} is on {state.stable[:8]}, no generation: delete it first")
     if at is not None and at > generation:
@@ -74,3 +74,8 @@ def promote(hub: Hub, state: BaseState, generation: int, say: Say = lambda _: No
     tell_stable(hub, state.repo, generation)
     if at != generation:
         set_stable(hub, state, generation, say)
+
+
+def _tagged(state: BaseState) -> int | None:
+    """The generation that the tag is on; None without the tag, or where it is on no generation."""
+    return next((number for number, sha in state.revisions.items() if sha == state.stable), None)
