@@ -373,14 +373,21 @@ class Floor:
     """Seconds for the bytes alone."""
 
     read_s: float
-    write_s: float
+    write_s: float  # into the page cache
+    sync_s: float  # from there to the disk, where a fuse has its result when it ends
 
     @property
     def seconds(self) -> float:
+        """Of reading and writing, with nothing on the disk yet."""
         return self.read_s + self.write_s
 
+    @property
+    def durable_s(self) -> float:
+        """Until the result would survive a power cut, as that of a fuse does."""
+        return self.seconds + self.sync_s
+
     def __str__(self) -> str:
-        return f"{self.read_s:.2f} s of reading and {self.write_s:.2f} s of writing"
+        return f"{self.read_s:.2f} s of reading and {self.write_s:.2f} s of writing, {self.sync_s:.2f} s to sync"
 
 
 def floor(files: Sequence[Path], out_bytes: int, scratch: Path, *, passes: int = 3) -> Floor:
@@ -390,12 +397,20 @@ def floor(files: Sequence[Path], out_bytes: int, scratch: Path, *, passes: int =
     """
     reads = [(file, at) for file in files for at in range(0, file.stat().st_size, 64 * MIB)]
     writes = [(scratch, at) for at in range(0, out_bytes, 64 * MIB)]
-    read_s, write_s = [], []
+    read_s, write_s, sync_s = [], [], []
     for _ in range(passes + 1):
         read_s.append(_by_two_threads(_read, reads))
         write_s.append(_by_two_threads(lambda path, at, buffer: _write(path, at, out_bytes, buffer), writes))
+        sync_s.append(_sync(scratch))
         scratch.unlink()
-    return Floor(min(read_s[1:]), min(write_s[1:]))
+    return Floor(min(read_s[1:]), min(write_s[1:]), min(sync_s[1:]))
+
+
+def _sync(path: Path) -> float:
+    began = time.perf_counter()
+    with path.open("rb") as file:
+        os.fdatasync(file.fileno())
+    return time.perf_counter() - began
 
 
 def _by_two_threads(work: Callable[[Path, int, memoryview], None], pieces: Sequence[tuple[Path, int]]) -> float:

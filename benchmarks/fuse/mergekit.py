@@ -127,7 +127,7 @@ def time_row(name: str, runs: Mapping[str, Sequence[Run]], bytes_alone: Floor) -
         "method": name, "mergekit s": median_s(theirs) if theirs else None, "hub_fusion s": median_s(ours),
         "times as fast": median_s(theirs) / median_s(ours) if theirs else None, "goal": f"≥ {METHODS[name].goal:g}",
         "fuse alone s": fuse_s, "floor s": bytes_alone.seconds, "fuse / floor": fuse_s / bytes_alone.seconds,
-        "fuse goal": METHODS[name].fuse_goal,
+        "fuse goal": METHODS[name].fuse_goal, "fuse / durable floor": fuse_s / bytes_alone.durable_s,
     }  # fmt: skip
 
 

@@ -18,3 +18,13 @@ def compiled(function: Callable[..., Any]) -> Any:
         return njit(nogil=True, cache=True)(function)
     except RuntimeError:  # "no locator available"
         return njit(nogil=True)(function)
+
+
+@compiled
+def _nothing():
+    return 0
+
+
+def load() -> None:
+    """Have numba import what it needs to run compiled code (0.3 s), which it does when it is first called."""
+    _nothing()

@@ -24,6 +24,7 @@ from hub_fusion.weights import journal, residual, writer
 from hub_fusion.weights.added_rows import take_tokenizer
 from hub_fusion.weights.arithmetic import Arithmetic
 from hub_fusion.weights.checkpoint import Checkpoint
+from hub_fusion.weights.compiled import load
 from hub_fusion.weights.names import some
 from hub_fusion.weights.places import SPOOL, at_hand
 from hub_fusion.weights.plan import FusePlan, OpenPlan, describe, open_plan, weights_sha256
@@ -50,7 +51,7 @@ class FuseReport:
     bytes_written: int
     processes: int
     device: str
-    seconds: float
+    seconds: float  # from the plan to the last rename, after the libraries were loaded
     dropped: tuple[str, ...]  # task heads left out
     bytes_read: int = 0  # of all inputs by this process, each time they were read
     bytes_resumed: int = 0  # found written by an earlier run of this process's share
@@ -75,6 +76,7 @@ def fuse(plan: FusePlan, compute: Compute, progress: Progress | None = None) -> 
     out not to be finite; MergeError for a bad method or option. OutputError (a full disk, say) and HubUnreachable leave
     what is done, and the same call goes on from there.
     """
+    load()
     began = time.monotonic()
     opened = open_plan(plan)  # what is impossible ends here, before anything is downloaded
     with journal.alone(plan.out) if compute.is_main else nullcontext(), compute.alike(), _writing(plan.out):

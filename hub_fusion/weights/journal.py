@@ -23,7 +23,7 @@ from hub_fusion.errors import OutputError
 
 sync = getattr(os, "fdatasync", os.fsync)  # the former is not there on macOS
 PLAN, LOCK = "fusing.json", "fusing.lock"
-EVERY_S = 0.5  # how much work a kill may cost
+EVERY_S = 0.2  # how much work a kill may cost, and at the end be left to sync
 
 
 def plan_id(facts: Any) -> str:
@@ -79,7 +79,7 @@ def alone(out: Path) -> Iterator[None]:
 
 
 class Journal:
-    """Lists this process's finished blocks, every second or so, by a thread of its own. A context manager.
+    """Lists this process's finished blocks, a few times a second, by a thread of its own. A context manager.
 
     After a fault of the disk nothing more is listed: what could not be synced may be lost, and later syncs would not
     say so. `done` and the end of the context raise that OSError.

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 COMPILED_ELEMENTS = 2**21  # of all contributions together: 4 MB in 16 bits; smaller blocks cost more calls
 TORCH_ELEMENTS = 2**22  # 16 MB: calls of torch cost more
+SUM_ELEMENTS = 2**23  # of a sum, which reads a part of its block at a time and has room for the result alone
 LEAST, MOST = 2**14, 2**18  # of one contribution; on a device with larger blocks a quarter of them
 
 

@@ -16,7 +16,7 @@ import numpy as np
 from hub_fusion.merge import BoundMethod
 from hub_fusion.weights import kernels, strips
 from hub_fusion.weights.cuts import Cut
-from hub_fusion.weights.tensors import COMPILED_ELEMENTS, TORCH_ELEMENTS
+from hub_fusion.weights.tensors import COMPILED_ELEMENTS, SUM_ELEMENTS, TORCH_ELEMENTS
 
 
 @dataclass(frozen=True)
@@ -75,6 +75,9 @@ def _as_sum(weights: np.ndarray, scale: float) -> np.ndarray:
 
 def block_elements(formula: BoundMethod) -> int:
     """How many elements of all contributions together a block has on the CPU."""
+    whole = find_strips(formula)
+    if whole and whole.kind == strips.LINEAR:
+        return SUM_ELEMENTS
     return COMPILED_ELEMENTS if find_twin(formula) else TORCH_ELEMENTS
 
 
