@@ -119,16 +119,28 @@ def _job(part: str, hub: Hub, base: str, wishes: Wishes, flavor: str, timeout: s
 
 
 def files_of(recipe: Recipe, file: Path) -> dict[str, bytes]:
-    """The recipe and what it names: path in the repository → content. Raises RecipeError for what lies elsewhere."""
+    """The recipe and the folders of its tasks, without hidden files: path in the repository → content.
+
+    Raises RecipeError for a task that lies elsewhere, or in the recipe's own folder, where tokens may lie too.
+    """
     root = file.parent.resolve()
     found = {"recipe.yaml": file.read_bytes()}
     for task in recipe.evaluate.tasks:
+        if task.path is None:
+            continue  # a dataset, which is on the Hub already
         folder = task.folder.resolve()
+        if folder == root:
+            raise RecipeError(
+                f"task {task.name!r} is at {folder}, where the recipe is, and all of that would go to the Hub: "
+                "give it a folder of its own"
+            )
         if not folder.is_relative_to(root) or not folder.is_dir():
             raise RecipeError(
                 f"task {task.name!r} is at {folder}, and only what lies in {root} goes to the Hub: move it"
             )
         for path in sorted(p for p in folder.rglob("*") if p.is_file()):
+            if any(part.startswith(".") for part in path.relative_to(folder).parts):
+                continue
             if path.stat().st_size > LARGEST:
                 raise RecipeError(f"{path} has {path.stat().st_size} bytes, more than {LARGEST} for a file of a task")
             found[path.relative_to(root).as_posix()] = path.read_bytes()

@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 
-from hub_fusion.deploy import Wishes, deploy, poll
+from hub_fusion.deploy import Wishes, deploy, files_of, poll
 from hub_fusion.errors import RecipeError
 from hub_fusion.local_hub import set_job_stage
+from hub_fusion.recipe import Recipe
 
 from .world import BASE, World, judged
 
@@ -99,6 +100,21 @@ def test_tasks_that_lie_elsewhere_are_named(ready: World, task: Path) -> None:
 
     with pytest.raises(HubError, match="does not describe a Job"):
         poll(ready.maintainer, ready.recipe(), ready.compute, ready.folder / "job.json", work=ready.work)
+
+
+def test_nothing_but_recipe_and_tasks_is_uploaded(ready: World, task: Path) -> None:
+    """A recipe lies among work folders, checkouts and files with tokens; a dataset on the Hub lies in no folder."""
+    (ready.folder / ".env").write_text("HF_TOKEN=hf_of_the_maintainer")
+    shutil.copytree(task, ready.folder / "tasks" / task.name)
+    (ready.folder / "tasks" / task.name / ".git").write_text("gitdir: elsewhere")
+    on_the_hub = {"name": "reviews", "hub": "acme/reviews"}
+    wanted = {"tasks": [on_the_hub, {"name": task.name, "path": f"tasks/{task.name}"}]}
+    file = ready.write_recipe(evaluate=wanted)
+    parts = {f"tasks/{task.name}/{part}.npz" for part in ("train", "gate", "report")}
+    assert set(files_of(Recipe.load(file), file)) == {"recipe.yaml", *parts}
+    file = ready.write_recipe(evaluate={"tasks": [{"name": task.name, "path": "."}]})
+    with pytest.raises(RecipeError, match="give it a folder of its own"):
+        files_of(Recipe.load(file), file)
 
 
 def wait_for(condition: Any, seconds: float = 30) -> bool:
