@@ -9,15 +9,16 @@ is used but a name that has the form of one. Not covered: titles beyond the newe
 
 from __future__ import annotations
 
-import re
 import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from hub_fusion.contribute.check import check_contribution
+from hub_fusion.deeds import Deeds
 from hub_fusion.errors import HubError, HubUnreachable, RepoMissing
 from hub_fusion.events import Event, Say
 from hub_fusion.hub import Discussions, Hub, Thread
+from hub_fusion.publish.answers import TITLE, Answer
 from hub_fusion.publish.markdown import code, md
 from hub_fusion.publish.state import BaseState, open_base, read_record
 from hub_fusion.recipe import Recipe
@@ -25,25 +26,8 @@ from hub_fusion.recipe import Recipe
 if TYPE_CHECKING:
     from hub_fusion.records import Contribution, Refusal
 
-NAME = r"[A-Za-z0-9][\w.-]{0,95}"
-TITLE = re.compile(rf"hub-fusion: ({NAME}/{NAME})", re.ASCII)
-MARK = re.compile(r"<!-- hub_fusion:(\S{1,250}) -->")
 ANSWERS = 10  # of one look: each costs a dozen requests, and anybody may open discussions
 AGAIN_S = 3600.0  # after which an open discussion that was answered with a refusal is looked at again
-
-
-@dataclass(frozen=True)
-class Answer:
-    """What is said of a model; `mark` is another one whenever it is worth saying something new."""
-
-    mark: str
-    text: str
-    final: bool
-
-    @property
-    def comment(self) -> str:
-        """The comment on the Hub."""
-        return f"{self.text}\n\n<!-- hub_fusion:{self.mark} -->"
 
 
 @dataclass
@@ -52,10 +36,9 @@ class Announcements:
 
     recipe: Recipe
     hub: Hub
+    deeds: Deeds
     say: Say = lambda _: None
     _told: dict[int, tuple[str, float]] = field(default_factory=dict, init=False)  # number → mark, when
-    _closed: set[int] = field(default_factory=set, init=False)  # numbers; those that are open were opened again
-    _account: str | None = field(default=None, init=False)
 
     def answer(self, queue: tuple[Contribution, ...] = (), refusals: tuple[Refusal, ...] = ()) -> int:
         """Answer what is new; gives how many comments were made.
@@ -69,7 +52,7 @@ class Announcements:
         waiting, refused = {c.repo.lower() for c in queue}, {(r.repo.lower(), r.sha): r for r in refusals}
         try:
             threads = [t for t in discussions.newest(base) if TITLE.fullmatch(t.title)]
-            self._account = account = self._account or (self.hub.account() if threads else None)
+            account = self.deeds.account() if threads else None
         except HubUnreachable:
             raise
         except HubError as error:  # a base without discussions
@@ -85,7 +68,7 @@ class Announcements:
             try:
                 state = state or open_base(self.hub, base, mend=False)
                 answer = self._answer(asked[1], state, refused)
-                made += self._give(discussions, thread, answer, account)
+                made += self._give(thread, answer)
             except HubUnreachable:
                 raise
             except HubError as error:  # no right to speak there, say
@@ -107,34 +90,27 @@ class Announcements:
             sha = self.hub.resolve(repo)
         except RepoMissing:
             text = f"{code(repo)} is not there, or not public. Check its name, then open this discussion again."
-            return Answer(f"missing:{repo}", text, True)
+            return Answer(mark=f"missing:{repo}", text=text, final=True)
         for number in sorted(state.revisions, reverse=True):
             record = read_record(self.hub, state.repo, number, state.revisions[number]) if number else None
             if record and any(c.repo.lower() == repo.lower() and c.sha == sha for c in record.contributions):
                 text = f"{code(repo)} at {code(sha[:8])} is part of **gen-{number}**. Thank you!"
-                return Answer(f"fused:{repo}@{sha[:12]}", f"{text} A new commit will be considered again.", True)
+                return Answer(mark=f"fused:{repo}@{sha[:12]}", final=True,
+                              text=f"{text} A new commit will be considered again.")  # fmt: skip
         first = refused.get((repo.lower(), sha))
         if first is None:
             check = check_contribution(f"{repo}@{sha}", hub=self.hub, base=state.repo, recipe=self.recipe)
             first = check.refusals[0] if check.refusals else None
         if first is None:
-            return Answer(f"queued:{repo}@{sha[:12]}", f"{code(repo)} at {code(sha[:8])} is **queued** for "
-                          f"gen-{state.next_generation}, if its weights pass the screen. This discussion will tell "
-                          "what comes of it.", False)  # fmt: skip
+            text = (f"{code(repo)} at {code(sha[:8])} is **queued** for gen-{state.next_generation}, if its weights "
+                    "pass the screen. This discussion will tell what comes of it.")  # fmt: skip
+            return Answer(mark=f"queued:{repo}@{sha[:12]}", text=text, final=False)
         text = f"{code(repo)} at {code(sha[:8])} is **refused** ({code(first.code)}): {md(first.reason, 500)}\n\n"
-        return Answer(f"refused:{first.code}:{repo}@{sha[:12]}",
-                      f"{text}What helps: {md(first.fix, 500)} Then open this discussion again.", True)  # fmt: skip
+        return Answer(mark=f"refused:{first.code}:{repo}@{sha[:12]}", final=True,
+                      text=f"{text}What helps: {md(first.fix, 500)} Then open this discussion again.")  # fmt: skip
 
-    def _give(self, discussions: Discussions, thread: Thread, answer: Answer, account: str) -> int:
-        """Say it, unless the watcher's last word there is the same; close what has had its final answer."""
-        base = self.recipe.base
-        marks = [m[1] for text in discussions.said_by(base, thread.number, account) if (m := MARK.search(text))]
-        new = not marks or marks[-1] != answer.mark
-        if new:
-            discussions.say(base, thread.number, answer.comment)
+    def _give(self, thread: Thread, answer: Answer) -> int:
+        if new := self.deeds.answer(thread.number, answer):
             self.say(Event("note", f"answered discussion {thread.number}: {answer.mark}"))
-        if answer.final and (new or thread.number not in self._closed):  # else people want to talk
-            discussions.close(base, thread.number)
-            self._closed.add(thread.number)
         self._told[thread.number] = (answer.mark, time.monotonic())
         return int(new)

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hub_fusion.announcements import Announcements
+from hub_fusion.deeds import Direct
 from hub_fusion.errors import HubError, RecipeError, RepoMissing
 from hub_fusion.events import Event, Say
 from hub_fusion.finish import Outcome
@@ -87,7 +88,7 @@ def poll(
     """
     outcome = run_generation(recipe, hub, compute, work=work, say=say, dry_run=True)
     if recipe.announcements:
-        Announcements(recipe, hub, say).answer(outcome.queue, outcome.refusals)
+        Announcements(recipe, hub, Direct(recipe, hub, work, say), say).answer(outcome.queue, outcome.refusals)
     if outcome.status != "planned":
         return outcome, None
     plan = _from_json(job)

@@ -12,6 +12,7 @@ from hub_fusion.budget import Meter
 from hub_fusion.candidates import Workshop, best_candidate
 from hub_fusion.contributions.filters import QUIET
 from hub_fusion.contributions.screen import Screened
+from hub_fusion.deeds import Deeds, Direct
 from hub_fusion.errors import RecipeError
 from hub_fusion.evaluate.heads import fit_heads
 from hub_fusion.evaluate.scores import compare, compare_likelihoods
@@ -21,17 +22,10 @@ from hub_fusion.forecast import free_disk, free_memory
 from hub_fusion.hub import Hub
 from hub_fusion.merge import find_method
 from hub_fusion.provenance import Clock, hardware, versions
-from hub_fusion.publish.commit import publish
 from hub_fusion.publish.keep import keep_contributions
 from hub_fusion.publish.state import BaseState, fused_credits
-from hub_fusion.publish.status import (
-    read_status,
-    tell_proposed,
-    tell_published,
-    tell_rejected,
-)
 from hub_fusion.recipe import Recipe, contaminations
-from hub_fusion.records import Attempt, Contribution, Formula, Generation, Headroom, Proposed, Refusal, attempt_id, now
+from hub_fusion.records import Attempt, Contribution, Formula, Generation, Headroom, Refusal, attempt_id, now
 from hub_fusion.weights.frozen import FrozenBase
 from hub_fusion.weights.fuse import Progress
 from hub_fusion.weights.remote import Spool
@@ -69,12 +63,15 @@ def finish_round(
     recipe: Recipe, hub: Hub, compute: Compute, state: BaseState, base: Path, screened: Screened,
     refusals: list[Refusal], id: str, work: Path, clock: Clock, say: Say, progress: Progress | None = None, *,
     dry_run: bool = False, meter: Meter | None = None, onto: str | None = None, beside: Mapping[str, str] | None = None,
+    deeds: Deeds | None = None,
 ) -> Outcome:  # fmt: skip
     """Fuse, measure, judge and publish what passed the screen. `dry_run` stops before the Hub is changed.
 
     `onto` is the commit that `base` was read at, if it is not main's; `beside` are texts for the generation's commit.
+    Without `deeds` they are done at once.
     """
     check_recipe(recipe)
+    deeds = deeds or Direct(recipe, hub, work, say)
     refusals = [refusal for refusal in refusals if refusal.code not in QUIET]
     frozen = None
     if recipe.publish.kind == "adapter":
@@ -105,26 +102,21 @@ def finish_round(
     )  # fmt: skip
     if not verdict.accepted:
         if not dry_run:
-            tell_rejected(hub, state, record, headroom(meter, work, compute) if meter else None)
+            deeds.tell_rejected(record, headroom(meter, work, compute) if meter else None)
         return Outcome("rejected", verdict.reason, recipe.base, state.generation, record, refusals=tuple(refusals))
     generation = Generation(**{**dict(record), "status": "published", "generation": state.next_generation})
     if dry_run:
         return Outcome("planned", verdict.reason, recipe.base, state.generation, generation, refusals=tuple(refusals))
     spool = Spool(work / "spool", recipe.screen.spool_bytes)
-    kept = keep_contributions(hub, recipe, state, chosen.contributions, spool, say)
+    kept = keep_contributions(deeds, hub, recipe, state, chosen.contributions, spool, say)
     generation = generation.model_copy(update={"archive": kept})
     generation = fit_heads(recipe, generation, work / "candidate", work / "scores", compute.device, say)
     say(Event("commit", f"publishing {generation.tag}", generation=generation.generation))
-    rejected = tuple(attempt for attempt in read_status(hub, state).rejected if attempt.id != id)
-    revision = publish(hub, state, work / "candidate", generation, rejected, license=recipe.license,
-                       keep_formats=recipe.publish.keep_formats, keep_heads=recipe.heads.kind == "keep",
-                       beside=beside, propose=recipe.publish.mode == "pull-request", say=say)  # fmt: skip
+    revision = deeds.publish(state, generation, beside)
     if revision.startswith("refs/pr/"):
-        proposed = Proposed(id=id, generation=generation.generation, number=int(revision.rpartition("/")[2]))
-        tell_proposed(hub, state.repo, add=proposed)
-        return Outcome("proposed", f"pull request {proposed.number} awaits a decision; {verdict.reason}", recipe.base,
+        number = revision.rpartition("/")[2]
+        return Outcome("proposed", f"pull request {number} awaits a decision; {verdict.reason}", recipe.base,
                        state.generation, generation, revision, refusals=tuple(refusals))  # fmt: skip
-    tell_published(hub, state, generation, rejected)
     spool.empty()
     return Outcome("published", verdict.reason, recipe.base, generation.generation, generation, revision,
                    refusals=tuple(refusals))  # fmt: skip

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Literal
 from hub_fusion.budget import Meter
 from hub_fusion.contributions.discover import choose, due
 from hub_fusion.contributions.listing import Listing
+from hub_fusion.deeds import Deeds, Direct
 from hub_fusion.errors import BudgetSpent
 from hub_fusion.events import Event, Say, named
 from hub_fusion.finish import Outcome, check_recipe, finish_round, headroom, round_id
@@ -20,15 +21,10 @@ from hub_fusion.forecast import check_room, forecast
 from hub_fusion.hub import Hub
 from hub_fusion.lock import alone
 from hub_fusion.provenance import Clock
-from hub_fusion.publish.channel import keep_stable
+from hub_fusion.publish.channel import is_off
 from hub_fusion.publish.commit import PublishConflict
-from hub_fusion.publish.proposal import open_proposal
 from hub_fusion.publish.state import check_base, open_base
-from hub_fusion.publish.status import (
-    read_status,
-    tell_headroom,
-    tell_queue,
-)
+from hub_fusion.publish.status import read_status, waiting
 from hub_fusion.recipe import Recipe
 from hub_fusion.records import now
 from hub_fusion.screening import find_contributions, screen_round
@@ -40,33 +36,37 @@ if TYPE_CHECKING:
 
 def run_generation(
     recipe: Recipe, hub: Hub, compute: Compute, *, work: Path, say: Say = lambda _: None, dry_run: bool = False,
-    progress: Progress | None = None, listing: Listing | None = None,
+    progress: Progress | None = None, listing: Listing | None = None, deeds: Deeds | None = None,
 ) -> Outcome:  # fmt: skip
     """Try to make the next generation of ``recipe.base``. Call it in the main process; its peers ``compute.serve()``.
 
     `work` is a folder for downloads, candidates and cached measurements; it may be deleted between rounds. When
     somebody else publishes first the round starts over, once. `progress` follows a fuse. With a `listing` only what has
-    changed is listed, and headers are read of all in the queue, not only of those chosen. Raises HubFusionError.
+    changed is listed, and headers are read of all in the queue, not only of those chosen. What changes the Hub is left
+    to `deeds`; without, it is done at once, with the token of `hub`. Raises HubFusionError.
     """
     check_recipe(recipe)
+    deeds = deeds or Direct(recipe, hub, work, say)
     if dry_run:
-        return _round(recipe, hub, compute, work, say, dry_run, progress, listing)
+        return _round(recipe, hub, deeds, compute, work, say, dry_run, progress, listing)
     with alone(work, say):
         try:
-            return _round(recipe, hub, compute, work, say, dry_run, progress, listing)
+            return _round(recipe, hub, deeds, compute, work, say, dry_run, progress, listing)
         except PublishConflict as error:
             say(f"{error}; starting over")
-            return _round(recipe, hub, compute, work, say, dry_run, progress, listing)
+            return _round(recipe, hub, deeds, compute, work, say, dry_run, progress, listing)
 
 
 def _round(
-    recipe: Recipe, hub: Hub, compute: Compute, work: Path, say: Say, dry_run: bool, progress: Progress | None,
-    listing: Listing | None,
+    recipe: Recipe, hub: Hub, deeds: Deeds, compute: Compute, work: Path, say: Say, dry_run: bool,
+    progress: Progress | None, listing: Listing | None,
 ) -> Outcome:  # fmt: skip
-    state = open_base(hub, recipe.base, recipe.root, mend=not dry_run)
+    state = open_base(hub, recipe.base, recipe.root, mend=False)
+    if state.untagged and not dry_run:
+        deeds.mend(state)
     say(Event("look", f"{recipe.base} is at gen-{state.generation}", generation=state.generation))
     check_base(hub, state)
-    if recipe.publish.mode == "pull-request" and (open := open_proposal(hub, state, say, dry_run=dry_run)):
+    if recipe.publish.mode == "pull-request" and (open := deeds.proposal(state, dry_run=dry_run)):
         why = f"pull request {open.number} for gen-{open.generation} awaits a decision: merge or close it"
         return Outcome("waiting", why, recipe.base, state.generation)
     for _ in range(3):  # what is about to be fused may have gone or changed without being listed anew
@@ -80,13 +80,13 @@ def _round(
         known = bool(before) or id in judged
         if listing is None or known or reason is None or listing.confirm(hub, recipe, chosen):
             break
-    if not dry_run:
-        keep_stable(hub, state, recipe.publish.hold_back, status.stable, say)
+    if not dry_run and is_off(state, recipe.publish.hold_back, status.stable):
+        deeds.keep_stable(state)
     meter = Meter.open(recipe.budget, work, state.next_generation, status)
     refusals += [refusal for attempt in before for refusal in attempt.refusals if refusal.stage == "screen"]
     if dry_run or known or reason is None:
         if not dry_run:
-            tell_queue(hub, state, queue, refusals, headroom(meter, work, compute))
+            deeds.tell_queue(state.generation, waiting(queue), refusals, headroom(meter, work, compute))
         word: Literal["known", "waiting", "planned"] = "known" if known else "planned" if reason else "waiting"
         why = "just these contributions were judged before" if known else reason or _too_few(len(queue), recipe)
         return Outcome(word, why, recipe.base, state.generation, queue=tuple(queue), refusals=tuple(refusals))
@@ -102,15 +102,15 @@ def _round(
     if listing:
         listing.remember(hub, screened.refusals)
     if due(screened.contributions, recipe.round, now()) is None:
-        tell_queue(hub, state, screened.contributions, refusals, headroom(meter, work, compute))
+        deeds.tell_queue(state.generation, waiting(screened.contributions), refusals, headroom(meter, work, compute))
         why = f"{_too_few(len(screened.contributions), recipe)}; {len(screened.refusals)} failed the screen"
         left = tuple(screened.contributions)
         return Outcome("waiting", why, recipe.base, state.generation, queue=left, refusals=tuple(refusals))
     try:
         return finish_round(recipe, hub, compute, state, base, screened, refusals, id, work, clock, say, progress,
-                            meter=meter)  # fmt: skip
+                            meter=meter, deeds=deeds)  # fmt: skip
     except BudgetSpent:
-        tell_headroom(hub, state.repo, headroom(meter, work, compute))
+        deeds.tell_headroom(headroom(meter, work, compute))
         raise
 
 

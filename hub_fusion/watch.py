@@ -19,12 +19,12 @@ from typing import TYPE_CHECKING
 
 from hub_fusion.announcements import Announcements
 from hub_fusion.contributions.listing import Listing
+from hub_fusion.deeds import Deeds, Direct
 from hub_fusion.errors import HubFusionError, HubUnreachable, RecipeError
 from hub_fusion.events import Event, Say
 from hub_fusion.finish import Outcome
 from hub_fusion.generation import run_generation
 from hub_fusion.hub import Hub
-from hub_fusion.publish.status import tell_error
 from hub_fusion.recipe import Recipe
 from hub_fusion.webhook import Receiver
 
@@ -44,7 +44,7 @@ class Stopped(BaseException):
 def watch(
     recipe: Recipe, hub: Hub, compute: Compute, *, work: Path, interval: float, once: bool = False,
     say: Say = lambda _: None, tell: Callable[[Outcome], None] = lambda _: None,
-    progress: Progress | None = None, receiver: Receiver | None = None,
+    progress: Progress | None = None, receiver: Receiver | None = None, deeds: Deeds | None = None,
 ) -> list[Outcome]:  # fmt: skip
     """Look every `interval` seconds, fuse when it is due; gives the outcomes of its last rounds when it stops.
 
@@ -53,14 +53,16 @@ def watch(
     raised. SIGTERM stops it at once; a publication that this cuts in two is completed at the next start.
     """
     outcomes: deque[Outcome] = deque(maxlen=KEPT)
+    deeds = deeds or Direct(recipe, hub, work, say)
     pause, stopping, listing = interval, threading.Event(), Listing(work / LISTING, say)
-    news, announcements = receiver.news if receiver else threading.Event(), Announcements(recipe, hub, say)
+    news, announcements = receiver.news if receiver else threading.Event(), Announcements(recipe, hub, deeds, say)
     stop = _stop_on_sigterm(stopping)
     try:
         while not stopping.is_set():
             try:
                 news.clear()  # what comes from now on may not be seen by this look
-                outcome = run_generation(recipe, hub, compute, work=work, say=say, progress=progress, listing=listing)
+                outcome = run_generation(recipe, hub, compute, work=work, say=say, progress=progress, listing=listing,
+                                         deeds=deeds)  # fmt: skip
                 if not outcomes or _news(outcome) != _news(outcomes[-1]):
                     tell(outcome)
                 outcomes.append(outcome)
@@ -80,7 +82,7 @@ def watch(
                 pause = interval
                 say(Event("failed", f"this round failed: {error}; looking again in {pause:.0f} s", pause_s=pause))
                 with suppress(HubFusionError):  # contributors look there, not into this log
-                    tell_error(hub, recipe.base, str(error))
+                    deeds.tell_error(str(error))
             news.wait(pause)
     except Stopped:
         say(Event("stopped", "stopped by SIGTERM; nothing is lost, start again to go on"))

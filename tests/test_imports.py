@@ -38,12 +38,14 @@ BELOW = {  # part → what it may import, besides itself
     "forecast": {"budget", "publish", "weights"} | SHARED,
     "analysis": {"candidates", "evaluate", "weights"} | SHARED,
     "lock": {"events"},
+    "deeds": {"publish", "weights"} | SHARED,
     "screening": {"contributions", "publish", "weights"} | SHARED,
     "finish": {
         "analysis",
         "budget",
         "candidates",
         "contributions",
+        "deeds",
         "evaluate",
         "forecast",
         "merge",
@@ -51,17 +53,19 @@ BELOW = {  # part → what it may import, besides itself
         "weights",
     }
     | SHARED,
-    "generation": {"budget", "contributions", "finish", "forecast", "lock", "publish", "screening", "weights"} | SHARED,
-    "deploy": {"announcements", "finish", "generation", "weights"} | SHARED,
+    "generation": {"budget", "contributions", "deeds", "finish", "forecast", "lock", "publish", "screening", "weights"}
+    | SHARED,
+    "deploy": {"announcements", "deeds", "finish", "generation", "weights"} | SHARED,
     "subtract": {"finish", "lock", "replan", "contributions", "publish", "weights"} | SHARED,
     "replan": {"publish", "weights"} | SHARED,
     "reproduce": {"replan", "publish", "weights"} | SHARED,
     "replay": {"replan", "evaluate", "publish", "weights", "merge"} | SHARED,
     "reevaluate": {"evaluate", "publish", "weights"} | SHARED,
     "simulate": {"evaluate", "weights", "merge"} | SHARED,
-    "announcements": {"contribute", "publish", "events"} | SHARED,
+    "announcements": {"contribute", "deeds", "publish"} | SHARED,
     "webhook": {"events"} | FLOOR,
-    "watch": {"announcements", "webhook", "finish", "generation", "contributions", "publish", "weights"} | SHARED,
+    "watch": {"announcements", "deeds", "webhook", "finish", "generation", "contributions", "publish", "weights"}
+    | SHARED,
     "local_hub": set(),
     "__main__": {"cli"},
 }

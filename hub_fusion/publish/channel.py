@@ -38,15 +38,25 @@ def due_stable(index: Index, current: int | None, hold_back: timedelta | None, a
     return max(ripe, default=None)
 
 
+def is_off(state: BaseState, hold_back: timedelta | None, promoted: int | None) -> bool:
+    """Whether `keep_stable` has something to do or to say: the tag is not where it should be, or somebody else's."""
+    return (bool(state.stable) and _tagged(state) is None) or _wanted(state, hold_back, promoted) is not None
+
+
 def keep_stable(hub: Hub, state: BaseState, hold_back: timedelta | None, promoted: int | None, say: Say) -> None:
     """Move the tag if it is not where it should be; no request otherwise. A tag ``stable`` of others is left alone."""
-    tagged = _tagged(state)
-    if state.stable and tagged is None:
+    if state.stable and _tagged(state) is None:
         return say(f"the tag {STABLE} of {state.repo} is on {state.stable[:8]}, which is no generation: left alone")
+    if (wanted := _wanted(state, hold_back, promoted)) is not None:
+        set_stable(hub, state, wanted, say)
+
+
+def _wanted(state: BaseState, hold_back: timedelta | None, promoted: int | None) -> int | None:
+    """The generation that the tag belongs on, None if it is there."""
+    tagged = _tagged(state)
     known = [number for number in (tagged, promoted) if number is not None]
     wanted = due_stable(state.index, max(known, default=None), hold_back, now())
-    if wanted is not None and wanted != tagged:
-        set_stable(hub, state, wanted, say)
+    return None if wanted == tagged else wanted
 
 
 def set_stable(hub: Hub, state: BaseState, generation: int, say: Say = lambda _: None) -> None:

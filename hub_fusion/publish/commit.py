@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hub_fusion.errors import HubConflict, RecordError
+from hub_fusion.errors import HubConflict, OutputError, RecordError
 from hub_fusion.events import Event, Say
 from hub_fusion.hub import FileInfo, Hub
 from hub_fusion.hub.pulls import Pulls
@@ -85,6 +85,10 @@ def plan_commit(
     texts |= beside or {}
     texts |= {f"fusion/attempts/{a.id}.json": a.to_json(indent=1) + "\n" for a in rejected}
     adds = [CommitOperationAdd(name, path) for name, path in files.items()]
+    hashes = {a.path_in_repo: a.upload_info.sha256.hex() for a in adds}
+    changed = [name for name, digest in record.weights.items() if hashes.get(name) != digest]
+    if changed:
+        raise OutputError(f"{candidate} no longer holds the bytes that were judged: {', '.join(changed)} changed")
     adds += [CommitOperationAdd(path, text.encode()) for path, text in texts.items()]
     old_shards = [p for p in there if "/" not in p and p.endswith((".safetensors", ".safetensors.index.json"))]
     old_shards += [p for p in there if RESIDUAL.fullmatch(p)]  # it belongs to the weights that go

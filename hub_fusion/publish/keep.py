@@ -14,16 +14,21 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
 
-from hub_fusion.errors import HubError, HubFusionError, HubUnreachable, RepoMissing
+from hub_fusion.errors import HubError, HubFusionError, HubUnreachable, OutputError, RepoMissing
 from hub_fusion.events import Say
-from hub_fusion.hub import Hub
+from hub_fusion.hub import FileInfo, Hub
 from hub_fusion.publish.archive import MANIFEST, Archive, default_archive, files_read, folder_of
 from hub_fusion.publish.state import BaseState, read_record
 from hub_fusion.recipe import Recipe
 from hub_fusion.records import Contribution, Credit
-from hub_fusion.weights.remote import Spool
+from hub_fusion.weights.checkpoint import INDEX, SHARD
+from hub_fusion.weights.remote import ADAPTER_CONFIG, Spool
+from hub_fusion.weights.statistics import BESIDE
+from hub_fusion.weights.store import own_file
 
 if TYPE_CHECKING:
     from hub_fusion.hub import Operation
@@ -32,8 +37,26 @@ NOTICES = re.compile(r"(LICEN[CS]E|NOTICE|COPYING)[\w.-]{0,40}", re.IGNORECASE) 
 SMALL = 1_000_000  # bytes of such a text, or of a configuration
 
 
+@dataclass(frozen=True)
+class Opened:
+    """An archive, and what it lacks and may have: ``repo@sha`` → whose it is."""
+
+    archive: Archive
+    wanted: dict[str, Credit]
+
+
+class Keeps(Protocol):
+    """Who changes the archive."""
+
+    def open_archive(self, state: BaseState, fused: Sequence[Contribution]) -> tuple[str, tuple[Credit, ...]]:
+        """`open_archive`: the archive's name, and what it lacks and may have."""
+
+    def keep_copy(self, key: str, names: Sequence[str]) -> None:
+        """`keep_copy` of one of these."""
+
+
 def keep_contributions(
-    hub: Hub, recipe: Recipe, state: BaseState, fused: Sequence[Contribution], spool: Spool, say: Say
+    keeps: Keeps, hub: Hub, recipe: Recipe, state: BaseState, fused: Sequence[Contribution], spool: Spool, say: Say
 ) -> str | None:
     """Keep what the next generation takes in, and what earlier ones did and is missing; gives the archive's name.
 
@@ -43,25 +66,53 @@ def keep_contributions(
     if recipe.archive.keep == "none":
         return None
     try:
-        archive = _opened(hub, recipe)
-        wanted = [c for c in (*fused, *_earlier(hub, state)) if f"{folder_of(c)}/{MANIFEST}" not in archive.files]
+        name, wanted = keeps.open_archive(state, fused)
     except HubFusionError as error:
         say(f"archive: nothing is kept: {error}")
         return None
-    for credit in {c.key: c for c in wanted}.values():
+    for credit in wanted:
         try:
-            reason = _reason_not_to(hub, recipe, credit)
-            if reason is None:
-                _keep(hub, archive, credit, state.repo, spool)
-                spool.retain(c.key for c in fused)
-            elif reason:
-                say(f"archive: {credit.key} is not kept: {reason}")
+            keeps.keep_copy(credit.key, _spooled(hub, credit, spool))
+            spool.retain(c.key for c in fused)
         except HubUnreachable as error:
             say(f"archive: {credit.key} and what follows is kept next time: {error}")
             break
         except HubFusionError as error:
             say(f"archive: {credit.key} is not kept: {error}")
-    return archive.repo
+    return name
+
+
+def _spooled(hub: Hub, credit: Credit, spool: Spool) -> list[str]:
+    """The names of the files to keep; what of them is not in the spool is downloaded."""
+    there = hub.files(credit.repo, credit.sha)
+    files = files_read(hub, credit)
+    files += [f for n, f in there.items() if _is_beside(n) and f.size <= SMALL]
+    spool.fetch(hub, credit.repo, credit.sha, files)
+    return [file.path for file in files]
+
+
+def _is_beside(name: str) -> bool:
+    return name == "config.json" or bool(NOTICES.fullmatch(name))
+
+
+def open_archive(hub: Hub, recipe: Recipe, state: BaseState, fused: Sequence[Contribution], say: Say) -> Opened:
+    """The archive, made if it was not there, and what of `fused` and of earlier generations it lacks and may have."""
+    archive, wanted = _opened(hub, recipe), dict[str, Credit]()
+    for credit in (*fused, *_earlier(hub, state)):
+        if f"{folder_of(credit)}/{MANIFEST}" in archive.files or credit.key in wanted:
+            continue
+        try:
+            reason = _reason_not_to(hub, recipe, credit)
+        except HubUnreachable as error:
+            say(f"archive: {credit.key} and what follows is kept next time: {error}")
+            break
+        except HubFusionError as error:
+            reason = str(error)
+        if reason is None:
+            wanted[credit.key] = credit
+        elif reason:
+            say(f"archive: {credit.key} is not kept: {reason}")
+    return Opened(archive, wanted)
 
 
 def _opened(hub: Hub, recipe: Recipe) -> Archive:
@@ -108,20 +159,40 @@ def _reason_not_to(hub: Hub, recipe: Recipe, credit: Credit) -> str | None:
     return None
 
 
-def _keep(hub: Hub, archive: Archive, credit: Credit, base: str, spool: Spool) -> None:
-    """One commit with one contribution; what is not in the spool is downloaded."""
+def keep_copy(hub: Hub, opened: Opened, base: str, key: str, names: Sequence[str], spool: Spool) -> None:
+    """One commit with one contribution, from its files in the spool.
+
+    Raises OutputError for what is no file of the contribution, or not as the Hub has it.
+    """
     from huggingface_hub import CommitOperationAdd
 
-    there, place = hub.files(credit.repo, credit.sha), folder_of(credit)
-    files = files_read(hub, credit)
-    files += [f for n, f in there.items() if (n == "config.json" or NOTICES.fullmatch(n)) and f.size <= SMALL]
-    folder = spool.fetch(hub, credit.repo, credit.sha, files)
+    credit = opened.wanted[key]
+    there, place, folder = hub.files(credit.repo, credit.sha), folder_of(credit), spool.place(credit.repo, credit.sha)
+    for name in names:
+        known = name in (INDEX, ADAPTER_CONFIG, BESIDE) or SHARD.fullmatch(name) or _is_beside(name)
+        if name not in there or not known:
+            raise OutputError(f"{name[:200]!r} is not among what is kept of {key}")
     about = {"repo": credit.repo, "sha": credit.sha, "author": credit.author, "license": credit.license,
              "relation": credit.relation, "fused_into": base}  # fmt: skip
     manifest = json.dumps(about, indent=1, ensure_ascii=False) + "\n"
     operations: list[Operation] = [CommitOperationAdd(f"{place}/{MANIFEST}", manifest.encode())]
-    operations += [CommitOperationAdd(f"{place}/{f.path}", folder / f.path) for f in files]
-    hub.commit(archive.repo, operations, f"Keep {credit.key}", description=f"By {credit.author}, {credit.license}")
+    for name in names:
+        operation = CommitOperationAdd(f"{place}/{name}", _content(folder, there[name]))
+        if there[name].sha256 not in (None, operation.upload_info.sha256.hex()):
+            raise OutputError(f"{name} of {key} does not have the sha256 that the Hub gives for it")
+        operations.append(operation)
+    hub.commit(opened.archive.repo, operations, f"Keep {key}", description=f"By {credit.author}, {credit.license}")
+
+
+def _content(folder: Path, file: FileInfo) -> Path | bytes:
+    """The file in `folder`; of one that is no large file the bytes."""
+    path = own_file(folder, file.path)
+    if file.sha256:
+        return path
+    content = path.read_bytes()
+    if not file.holds(content):
+        raise OutputError(f"{path} is not as the Hub has it")
+    return content
 
 
 CARD = """\

@@ -6,8 +6,8 @@ without its tag, which `open_base` puts on the commit that added the generation'
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from hub_fusion.errors import HubConflict, HubError, RecordError, RepoMissing
@@ -28,6 +28,7 @@ class BaseState:
     revisions: dict[int, str]  # generation → commit
     index_is_new: bool  # no lineage yet: the first generation starts it
     stable: str | None = None  # commit of the tag of that name
+    untagged: Mapping[int, str] = field(default_factory=dict)  # generations that lacked their tags
 
     @property
     def newest(self) -> IndexEntry:
@@ -69,7 +70,7 @@ def open_base(hub: Hub, repo: str, root: str | None = None, *, mend: bool = True
     """
     tags = hub.tags(repo)  # before the head: whatever is tagged here is on the main that is read next
     revisions = {number: sha for tag, sha in tags.items() if (number := generation_number(tag)) is not None}
-    stable = tags.get("stable")
+    stable, untagged = tags.get("stable"), dict[int, str]()
     branches = hub.branches(repo)
     if "main" not in branches:
         raise RepoMissing(f"{repo} has no branch main on {hub.endpoint}")
@@ -84,19 +85,26 @@ def open_base(hub: Hub, repo: str, root: str | None = None, *, mend: bool = True
             ) from None
         if 0 not in revisions:
             _check_root(hub, repo, head)
-            if mend:
-                hub.tag(repo, "gen-0", head, "The root: weights from before the first fuse")
-            revisions[0] = head
-        return BaseState(repo, head, root_index(repo, root, revisions[0], now()), revisions, True, stable)
-    for entry in index.generations:
-        number = entry.generation or 0
-        if number not in revisions:
-            revisions[number] = _commit_of(hub, repo, number)
-            if mend:
-                hub.tag(repo, f"gen-{number}", revisions[number], f"Generation {number}")
-    if not index.generations or index.generations[-1].generation not in revisions:
-        raise RecordError(f"{repo}/{INDEX_PATH} lists no generation: restore it from an earlier commit")
-    return BaseState(repo, head, index, revisions, False, stable)
+            untagged, revisions[0] = {0: head}, head
+        state = BaseState(
+            repo, head, root_index(repo, root, revisions[0], now()), revisions, True, stable, untagged=untagged
+        )
+    else:
+        untagged = {n: _commit_of(hub, repo, n) for e in index.generations if (n := e.generation or 0) not in revisions}
+        revisions |= untagged
+        if not index.generations or index.generations[-1].generation not in revisions:
+            raise RecordError(f"{repo}/{INDEX_PATH} lists no generation: restore it from an earlier commit")
+        state = BaseState(repo, head, index, revisions, False, stable, untagged=untagged)
+    if mend:
+        mend_tags(hub, state)
+    return state
+
+
+def mend_tags(hub: Hub, state: BaseState) -> None:
+    """Tag what lacks its tag. Raises HubConflict where somebody takes one meanwhile."""
+    for number, commit in state.untagged.items():
+        about = f"Generation {number}" if number else "The root: weights from before the first fuse"
+        hub.tag(state.repo, f"gen-{number}", commit, about)
 
 
 def check_base(hub: Hub, state: BaseState) -> None:

@@ -31,15 +31,19 @@ def read_status(hub: Hub, state: BaseState) -> Status:
     return status.model_copy(update=left)
 
 
+def waiting(queue: Sequence[Contribution]) -> tuple[Waiting, ...]:
+    """What the status says of those who wait."""
+    return tuple(Waiting(repo=c.repo, sha=c.sha, since=c.last_modified) for c in queue)
+
+
 def tell_queue(
-    hub: Hub, state: BaseState, queue: Sequence[Contribution], refusals: Sequence[Refusal],
+    hub: Hub, repo: str, generation: int, queue: Sequence[Waiting], refusals: Sequence[Refusal],
     headroom: Headroom | None = None,
 ) -> None:  # fmt: skip
     """Who waits and who was refused, so that contributors need not wait for a generation to know."""
-    waiting = tuple(Waiting(repo=c.repo, sha=c.sha, since=c.last_modified) for c in queue)
-    update = {"generation": state.generation, "queue": waiting, "refusals": tuple(refusals), "last_error": None}
+    update = {"generation": generation, "queue": tuple(queue), "refusals": tuple(refusals), "last_error": None}
     update |= {"headroom": headroom} if headroom else {}
-    _write(hub, state.repo, lambda status: status.model_copy(update=update))
+    _write(hub, repo, lambda status: status.model_copy(update=update))
 
 
 def tell_error(hub: Hub, repo: str, error: str) -> None:
@@ -68,18 +72,18 @@ def tell_headroom(hub: Hub, repo: str, headroom: Headroom) -> None:
     _write(hub, repo, lambda status: status.model_copy(update={"headroom": headroom}))
 
 
-def tell_rejected(hub: Hub, state: BaseState, record: Attempt, headroom: Headroom | None = None) -> None:
+def tell_rejected(hub: Hub, record: Attempt, headroom: Headroom | None = None) -> None:
     """An attempt that the gate rejected."""
 
     def change(status: Status) -> Status:
         others = tuple(a for a in status.rejected if a.id != record.id)
-        update = {"rejected": (*others, record), "generation": state.generation, "refusals": record.refusals}
+        update = {"rejected": (*others, record), "generation": record.parent_generation, "refusals": record.refusals}
         return status.model_copy(update=update | {"queue": (), "last_error": None, "headroom": headroom})
 
-    _write(hub, state.repo, change)
+    _write(hub, record.base, change)
 
 
-def tell_published(hub: Hub, state: BaseState, record: Generation, rejected: Sequence[Attempt]) -> None:
+def tell_published(hub: Hub, record: Generation, rejected: Sequence[Attempt]) -> None:
     """A new generation; the attempts `rejected` before it are on main now."""
     told = {a.id for a in rejected}
 
@@ -88,7 +92,7 @@ def tell_published(hub: Hub, state: BaseState, record: Generation, rejected: Seq
         update = {"rejected": later, "queue": (), "generation": record.generation, "refusals": record.refusals}
         return status.model_copy(update=update | {"last_error": None})
 
-    _write(hub, state.repo, change)
+    _write(hub, record.base, change)
 
 
 def _read(hub: Hub, repo: str) -> Status:

@@ -12,7 +12,7 @@ from itertools import count
 from pathlib import Path
 from typing import Protocol
 
-from hub_fusion.errors import WeightsError
+from hub_fusion.errors import OutputError, WeightsError
 from hub_fusion.weights.descriptors import SHARED
 
 _OWNERS = count()  # a number for each object that has files, never used again
@@ -69,3 +69,14 @@ class LocalFiles:
                 SHARED.give_back(opened)
         except OSError as error:
             raise WeightsError(f"cannot read {path}: {error.strerror}") from None
+
+
+def own_file(folder: Path, name: str) -> Path:
+    """The file `name` in a folder, if it is a plain file there and nothing on the way leads elsewhere.
+
+    Raises OutputError for what is missing, a link, or outside.
+    """
+    path = folder / name
+    if path.resolve() != folder.resolve() / name or not path.is_file():
+        raise OutputError(f"{name[:200]!r} is no plain file in {folder}")
+    return path

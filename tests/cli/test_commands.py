@@ -294,7 +294,7 @@ def test_status_tells_the_present_generation_whatever_the_file_says(call: Call, 
 
     old = open_base(ready.maintainer, BASE)
     ready.run()
-    tell_queue(ready.maintainer, old, (), ())
+    tell_queue(ready.maintainer, BASE, old.generation, (), ())
     assert ready.status().generation == 0
     status = call("status", BASE, "--json", world=ready).json
     assert status["generation"] == 1 and status["revision"] == ready.tags()["gen-1"]

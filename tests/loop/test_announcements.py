@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from hub_fusion.announcements import Announcements
+from hub_fusion.deeds import Direct
 from hub_fusion.errors import RepoMissing
 from hub_fusion.hub import Discussions
 
@@ -47,7 +48,8 @@ def is_open(world: World, number: int) -> bool:
 
 def watcher(world: World, **recipe: Any) -> Announcements:
     """A process that has just been started."""
-    return Announcements(world.recipe(**recipe), world.maintainer)
+    rules, hub = world.recipe(**recipe), world.maintainer
+    return Announcements(rules, hub, Direct(rules, hub, world.work))
 
 
 def test_an_announced_contribution_is_queued_and_then_fused(ready: World) -> None:
@@ -130,6 +132,8 @@ def test_without_discussions_there_is_a_note_and_the_watcher_goes_on(empty: Worl
     """A recipe whose base hides its community page, or is gone."""
     said: list[str] = []
     recipe = empty.recipe().model_copy(update={"base": "acme/hidden"})
-    assert Announcements(recipe, empty.maintainer, said.append).answer() == 0 and len(said) == 1
+    hub = empty.maintainer
+    deeds = Direct(recipe, hub, empty.work)
+    assert Announcements(recipe, hub, deeds, said.append).answer() == 0 and len(said) == 1
     with pytest.raises(RepoMissing):
         Discussions(empty.maintainer).newest("acme/hidden")
