@@ -25,7 +25,17 @@ from hub_fusion.provenance import Clock, hardware, versions
 from hub_fusion.publish.keep import keep_contributions
 from hub_fusion.publish.state import BaseState, fused_credits
 from hub_fusion.recipe import Recipe, contaminations
-from hub_fusion.records import Attempt, Contribution, Formula, Generation, Headroom, Refusal, attempt_id, now
+from hub_fusion.records import (
+    Attempt,
+    Contribution,
+    Formula,
+    Generation,
+    Headroom,
+    Refusal,
+    attempt_id,
+    now,
+    tell_refusals,
+)
 from hub_fusion.weights.frozen import FrozenBase
 from hub_fusion.weights.fuse import Progress
 from hub_fusion.weights.remote import Spool
@@ -84,10 +94,11 @@ def finish_round(
     tainted = contaminations(recipe.evaluate.tasks, [*fused_credits(hub, state), *((None, c) for c in credits)])
     if tainted:
         say(f"no longer held out, by what contributions say of their data: {', '.join(t.task for t in tainted)}")
+    told = tell_refusals(refusals)
     record = Attempt(
         id=id, status="rejected", base=recipe.base, root=recipe.root or state.index.root, created_at=now(),
         parent_generation=state.generation, parent_revision=state.revision, recipe=recipe.to_yaml(),
-        contributions=credits, refusals=tuple(refusals),
+        contributions=credits, refusals=told.refusals, refused=told.refused,
         method=recipe.merge.method, step=verdict.step,
         formula=Formula(options=find_method(recipe.merge.method).options | recipe.merge.options,  # defaults may change
                         seed=recipe.merge.seed, heads=recipe.merge.heads, base_revision=onto or state.head,

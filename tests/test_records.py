@@ -22,9 +22,11 @@ from hub_fusion.records import (
     Refusal,
     Score,
     Scores,
+    Told,
     attempt_id,
     now,
     parse_lines,
+    tell_refusals,
     write_schemas,
 )
 
@@ -187,3 +189,64 @@ def test_the_schemas_are_up_to_date(tmp_path: Path) -> None:
     write_schemas(tmp_path)
     there = Path(__file__).parents[1] / "hub_fusion" / "schemas"
     assert {p.name: p.read_text() for p in tmp_path.iterdir()} == {p.name: p.read_text() for p in there.glob("*.json")}
+
+
+def refusals(author: str, number: int, *, stage: str = "filter", reason: str = "It is private.") -> list[Refusal]:
+    """So many repositories of one account that were refused."""
+    return [
+        Refusal.model_validate({"repo": f"{author}/m{n}", "sha": SHA, "author": author, "stage": stage,
+                                "code": "private", "reason": reason, "fix": "Make it public."})
+        for n in range(number)
+    ]  # fmt: skip
+
+
+def test_of_thousands_of_refusals_all_are_counted_and_all_are_named() -> None:
+    """Ten thousand finetunes of a popular base: those in full and the names together hold everybody once."""
+    many = [refusal for account in range(2500) for refusal in refusals(f"account{account}", 4)]
+    told = tell_refusals(many)
+    assert told.refused == {"private": 10_000}
+    named = [*(r.repo for r in told.refusals), *told.names["private"]]
+    assert sorted(named) == sorted(r.repo for r in many)
+    assert len(told.refusals) == 200
+    assert tell_refusals([*many, *many]) == told
+    assert tell_refusals(many[:100]) == Told(tuple(many[:100]), {"private": 100}, {})
+
+
+def test_nobody_crowds_others_out_of_what_is_told_in_full() -> None:
+    """An account with a thousand repositories comes first in the listing, and leaves room for everybody else."""
+    few = [refusal for account in range(50) for refusal in refusals(f"b{account}", 1)]
+    told = tell_refusals([*refusals("a", 1000), *few]).refusals
+    assert set(few) <= set(told)
+
+
+def test_what_only_the_watcher_knows_is_told_first() -> None:
+    """A card's fault can be asked for again by anybody; a withdrawal and what tensors told cannot."""
+    tensors, withdrawn = refusals("z", 3, stage="screen"), refusals("y", 1, stage="fuse")
+    told = tell_refusals([*refusals("a", 500), *tensors, *withdrawn])
+    assert {*tensors, *withdrawn} <= set(told.refusals)
+    assert len(tell_refusals(refusals("y", 300, stage="fuse")).refusals) == 300  # what later looks depend on
+
+
+@settings(max_examples=10)
+@given(reason=st.text(max_size=3000))
+def test_what_is_told_of_refusals_has_a_bound_in_bytes(reason: str) -> None:
+    """Reasons hold what strangers wrote into cards, names are long; past the bound there are counts alone."""
+    told = tell_refusals(refusals("a" * 96, 300, reason=reason))
+    assert sum(len(r.to_json().encode()) for r in told.refusals) <= 150_000
+    assert all(len(r.reason) <= 500 for r in told.refusals)
+    assert len(told.refusals) + len(told.names["private"]) == 300
+
+
+def test_names_that_do_not_fit_are_counted() -> None:
+    """Only a base that refuses far more than ten thousand gets there; the newest of one account are left out first."""
+    told = tell_refusals(refusals("a" * 96, 5000))
+    assert len(json.dumps(told.names, indent=1)) <= 310_000
+    assert told.refused == {"private": 5000} and 2000 < len(told.names["private"]) < 4800
+
+
+def test_old_records_count_the_refusals_that_they_hold() -> None:
+    """Before there was a bound they held all, and no counts."""
+    old = Attempt(id="0" * 64, status="rejected", base="a/b", created_at=now(), refusals=tuple(refusals("a", 3)))
+    assert (old.refused_by_code, old.to_entry().refusals) == ({"private": 3}, 3)
+    new = old.model_copy(update={"refused": {"private": 9000}})
+    assert (new.refused_by_code, new.to_entry().refusals) == ({"private": 9000}, 9000)

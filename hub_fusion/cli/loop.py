@@ -154,8 +154,13 @@ def status(
         return print_json({**now.model_dump(mode="json"), "generation": state.generation, "revision": state.revision})
     say(f"{state.repo} is at gen-{state.generation} ({state.revision[:8]}); the watcher was last seen {now.heartbeat}")
     print_table("queue", ["repository", "commit", "since"], [[w.repo, w.sha[:8], str(w.since)] for w in now.queue])
+    if (more := now.queued - len(now.queue)) > 0:
+        say(f"{more} more wait")
     print_table("refused", ["repository", "code", "reason", "fix"],
                 [[r.repo, r.code, r.reason, r.fix] for r in now.refusals])  # fmt: skip
+    if (more := sum(now.refused.values()) - len(now.refusals)) > 0:
+        say(f"{more} more were refused, in all {', '.join(f'{n} {code}' for code, n in now.refused.items())}; "
+            "hub-fusion check USER/MODEL says why one was, and what helps")  # fmt: skip
     print_table("rejected by the gate", ["attempt", "reason"],
                 [[a.id[:8], a.verdict.reason if a.verdict else ""] for a in now.rejected])  # fmt: skip
     for proposal in now.proposed:

@@ -169,7 +169,7 @@ class Facts:
         ]
 
     def refused(self) -> str:
-        codes = Counter(refusal.code for refusal in self.record.refusals)
+        codes = Counter(self.record.refused_by_code)
         if not codes:
             return ""
         reasons = ", ".join(f"{md(name.replace('_', ' '), 40)} {n}" for name, n in codes.most_common(20))

@@ -1,7 +1,10 @@
 """``fusion/status.json`` on the branch ``fusion-status``: queue, heartbeat, and what the gate rejected.
 
 The branch keeps main's commit, and everybody's caches and webhooks, quiet. Rejected attempts stay here until the next
-generation takes them into main; an attempt that is here is not made again.
+generation takes them into main; an attempt that is here is not made again. The file stays below 1.5 MB: of thousands
+of refusals some are told in full and many by name (records/refused.py), of a long queue its head; where many attempts
+were rejected the oldest lose details, and in the end the oldest are left out: were just their contributions chosen
+once more, they would be measured again.
 """
 
 from __future__ import annotations
@@ -12,7 +15,18 @@ from typing import TYPE_CHECKING
 
 from hub_fusion.errors import HubConflict, HubUnreachable, RepoMissing
 from hub_fusion.publish.state import BaseState
-from hub_fusion.records import Attempt, Contribution, Generation, Headroom, Proposed, Refusal, Status, Waiting, now
+from hub_fusion.records import (
+    Attempt,
+    Contribution,
+    Generation,
+    Headroom,
+    Proposed,
+    Refusal,
+    Status,
+    Waiting,
+    now,
+    tell_refusals,
+)
 
 if TYPE_CHECKING:
     from hub_fusion.hub import Hub
@@ -20,6 +34,8 @@ if TYPE_CHECKING:
 BRANCH = "fusion-status"
 PATH = "fusion/status.json"
 HEARTBEAT = timedelta(hours=1)
+STATUS_BYTES = 1_500_000
+QUEUE = 1000  # of those who wait are named
 SQUASH = 50  # commits, after which the branch's history becomes one
 
 
@@ -41,7 +57,9 @@ def tell_queue(
     headroom: Headroom | None = None,
 ) -> None:  # fmt: skip
     """Who waits and who was refused, so that contributors need not wait for a generation to know."""
-    update = {"generation": generation, "queue": tuple(queue), "refusals": tuple(refusals), "last_error": None}
+    told = tell_refusals(refusals)
+    update = {"generation": generation, "queue": tuple(queue[:QUEUE]), "queued": len(queue), "last_error": None}
+    update |= {"refusals": told.refusals, "refused": told.refused, "refused_names": told.names}
     update |= {"headroom": headroom} if headroom else {}
     _write(hub, repo, lambda status: status.model_copy(update=update))
 
@@ -77,8 +95,8 @@ def tell_rejected(hub: Hub, record: Attempt, headroom: Headroom | None = None) -
 
     def change(status: Status) -> Status:
         others = tuple(a for a in status.rejected if a.id != record.id)
-        update = {"rejected": (*others, record), "generation": record.parent_generation, "refusals": record.refusals}
-        return status.model_copy(update=update | {"queue": (), "last_error": None, "headroom": headroom})
+        update = {"rejected": (*others, record), "generation": record.parent_generation, "headroom": headroom}
+        return _after(status, record).model_copy(update=update)
 
     _write(hub, record.base, change)
 
@@ -89,10 +107,18 @@ def tell_published(hub: Hub, record: Generation, rejected: Sequence[Attempt]) ->
 
     def change(status: Status) -> Status:
         later = tuple(a for a in status.rejected if a.id not in told)
-        update = {"rejected": later, "queue": (), "generation": record.generation, "refusals": record.refusals}
-        return status.model_copy(update=update | {"last_error": None})
+        update = {"rejected": later, "generation": record.generation}
+        return _after(status, record).model_copy(update=update)
 
     _write(hub, record.base, change)
+
+
+def _after(status: Status, record: Attempt) -> Status:
+    """What is said of queue and refusals after a fuse; who was known by name alone stays so until the next look."""
+    told = {c.repo for c in record.contributions} | {r.repo for r in record.refusals}
+    left = ((code, tuple(name for name in names if name not in told)) for code, names in status.refused_names.items())
+    update = {"refusals": record.refusals, "refused": record.refused, "refused_names": {c: n for c, n in left if n}}
+    return status.model_copy(update=update | {"queue": (), "queued": 0, "last_error": None})
 
 
 def _read(hub: Hub, repo: str) -> Status:
@@ -118,7 +144,7 @@ def _write(hub: Hub, repo: str, change: Callable[[Status], Status]) -> None:
         if parent is None:
             raise HubUnreachable(f"{hub.endpoint} does not show the branch {BRANCH} of {repo} yet, which is there now")
         old = _read(hub, repo)
-        new = change(old).model_copy(update={"heartbeat": now(), "commits": old.commits + 1})
+        new = _fit(change(old).model_copy(update={"heartbeat": now(), "commits": old.commits + 1}))
         same = _without_clock(new) == _without_clock(old)
         if same and new.heartbeat - old.heartbeat < HEARTBEAT and PATH in hub.files(repo, parent):
             return
@@ -137,3 +163,34 @@ def _without_clock(status: Status) -> dict[str, object]:
     """What a change is, and what of the headroom: money and seconds count, free bytes do not."""
     spent = (status.headroom.generation, status.headroom.spent, status.headroom.budget) if status.headroom else None
     return status.model_dump(exclude={"heartbeat", "commits", "headroom"}) | {"spent": spent}
+
+
+def _fit(status: Status) -> Status:
+    """The status with so much of its rejected attempts that it fits, the oldest shortened first; the newest stays."""
+    kept: list[Attempt | None] = list(status.rejected)
+    steps: tuple[Callable[[Attempt], Attempt | None], ...] = (_without_cards, _without_analysis, lambda _: None)
+    size = len(status.to_json(indent=1).encode())
+    for shorten in steps:
+        for place, attempt in enumerate(kept):
+            if size <= STATUS_BYTES:
+                break
+            short = shorten(attempt) if attempt else None
+            if attempt and short != attempt and (short or place < len(kept) - 1):
+                kept[place] = short
+                size -= _size(attempt) - (_size(short) if short else 0)
+    return status.model_copy(update={"rejected": tuple(a for a in kept if a)})
+
+
+def _size(attempt: Attempt) -> int:
+    return len(attempt.to_json(indent=1).encode())
+
+
+def _without_cards(attempt: Attempt) -> Attempt:
+    """Without refusals that ``hub-fusion check`` tells at any time; their number stays."""
+    left = tuple(r for r in attempt.refusals if r.stage in ("screen", "fuse"))
+    return attempt.model_copy(update={"refusals": left, "refused": attempt.refused_by_code})
+
+
+def _without_analysis(attempt: Attempt) -> Attempt:
+    left = tuple(r for r in attempt.refusals if r.stage == "fuse")
+    return _without_cards(attempt).model_copy(update={"refusals": left, "analysis": None})

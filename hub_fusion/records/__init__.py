@@ -24,6 +24,7 @@ from hub_fusion.records.identities import (
 )
 from hub_fusion.records.index import AttemptStatus, Index, IndexEntry
 from hub_fusion.records.record import SCHEMA_VERSION, Moment, Record, Role, Sha, Sha256, encodable, now
+from hub_fusion.records.refused import Told, tell_refusals
 from hub_fusion.records.schemas import write_schemas
 from hub_fusion.records.scores import Difference, Estimate, Retained, Score, Scores
 from hub_fusion.records.status import Headroom, Proposed, Status, Waiting
@@ -62,6 +63,7 @@ __all__ = [
     "Sha256",
     "Stage",
     "Status",
+    "Told",
     "Trial",
     "Verdict",
     "Waiting",
@@ -74,6 +76,7 @@ __all__ = [
     "now",
     "parse_lines",
     "restored_generation",
+    "tell_refusals",
     "weights_identity",
     "withdrawal_title",
     "write_schemas",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from typing import Any, Literal
 
@@ -75,7 +76,10 @@ class Attempt(Record):
     parent_revision: Sha | None = None
     created_at: Moment
     contributions: tuple[Credit, ...] = ()
-    refusals: tuple[Refusal, ...] = ()
+    refusals: tuple[Refusal, ...] = Field((), description="those that are told in full, at most 200")
+    refused: dict[str, int] = Field(
+        default_factory=dict, description="code → how many were refused, in all; empty in old records, which tell all"
+    )
     recipe: str = Field("", description="the recipe, verbatim YAML")
     method: str = "mean"
     step: float = 1.0
@@ -104,6 +108,11 @@ class Attempt(Record):
         """``gen-N``, or None for an attempt that was not published."""
         return None if self.generation is None else f"gen-{self.generation}"
 
+    @property
+    def refused_by_code(self) -> dict[str, int]:
+        """Code → how many were refused for it, in old records too."""
+        return self.refused or dict(Counter(refusal.code for refusal in self.refusals))
+
     def to_entry(self, revision: str | None = None) -> IndexEntry:
         """The small form for the index; `revision` is the commit of the generation where it is known by now."""
         return IndexEntry(
@@ -119,7 +128,7 @@ class Attempt(Record):
             step=self.step,
             contributions=len(self.contributions),
             authors=tuple(sorted({c.author for c in self.contributions})[:20]),
-            refusals=len(self.refusals),
+            refusals=sum(self.refused_by_code.values()),
             scores=_small(self.candidate_scores.means) if self.candidate_scores else (),
             likelihoods=_small(self.candidate_scores.likelihoods) if self.candidate_scores else (),
             suite=self.candidate_scores.suite if self.candidate_scores else None,

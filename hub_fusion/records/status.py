@@ -42,8 +42,14 @@ class Status(Record):
     base: str
     heartbeat: Moment
     generation: int | None = None
-    queue: tuple[Waiting, ...] = ()
-    refusals: tuple[Refusal, ...] = ()
+    queue: tuple[Waiting, ...] = Field((), description="those who wait; at most 1000 of them")
+    queued: int = Field(0, description="how many wait; 0 in old files, which name all")
+    refusals: tuple[Refusal, ...] = Field((), description="those that are told in full, at most 200")
+    refused: dict[str, int] = Field(default_factory=dict, description="code → how many were refused, in all")
+    refused_names: dict[str, tuple[str, ...]] = Field(
+        default_factory=dict,
+        description="code → repositories that were refused for it and are not told in full, as far as there is room",
+    )
     rejected: tuple[Attempt, ...] = Field((), description="attempts the gate rejected since the newest generation")
     proposed: tuple[Proposed, ...] = Field((), description="attempts in pull requests, open or closed; not made again")
     last_error: str | None = None

@@ -172,7 +172,8 @@ class Record:
     `tasks` and `parent_tasks` are (task, role, protocol) → accuracy; `control` is the candidate minus a random step of
     the same length; `heads` are accuracies of the generation's published heads by task; `recipe` is its text by lines;
     `path` is (step, mean over the gate tasks) of the parent, step 0, and of every step that was tried; `left_out` is
-    repo@sha → the change of that mean when all but it are fused; `in_nats`: it is one of log-likelihoods.
+    repo@sha → the change of that mean when all but it are fused; `refused` is code → how many, of whom `refusals` are
+    those that are told in full; `in_nats`: it is one of log-likelihoods.
     """
 
     credits: tuple[Credit, ...]
@@ -196,6 +197,7 @@ class Record:
     path: tuple[tuple[float, float], ...] = ()
     in_nats: bool = False
     line: Line | None = None
+    refused: Mapping[str, int] = field(default_factory=dict)
     left_out: Mapping[str, Score] = field(default_factory=dict)
     retention: tuple[Retained, ...] = ()
     contaminated: tuple[Contamination, ...] = ()
@@ -212,7 +214,11 @@ class Waiting:
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """What the watcher said last; `rejected` are attempts since the newest generation, which no index holds yet."""
+    """What the watcher said last; `rejected` are attempts since the newest generation, which no index holds yet.
+
+    Of long queues and thousands of refusals it names some: `queued` wait, `refused` is code → how many, `named` is
+    repository in lower case → its name and code, of those that `refusals` does not tell in full.
+    """
 
     heartbeat: datetime
     waiting: tuple[Waiting, ...] = ()
@@ -220,11 +226,20 @@ class Status:
     last_error: str = ""
     rejected: tuple[Attempt | Unreadable, ...] = ()
     unreadable: int = 0
+    queued: int = 0
+    refused: Mapping[str, int] = field(default_factory=dict)
+    named: Mapping[str, tuple[str, str]] = field(default_factory=dict)
 
     @property
     def queue(self) -> int:
         """How many contributions wait."""
-        return len(self.waiting)
+        return max(self.queued, len(self.waiting))
+
+    @property
+    def nameless(self) -> int:
+        """How many wait or were refused whose names are not told."""
+        told = len(self.waiting) + len(self.refusals) + len(self.named)
+        return max(0, self.queue + sum(self.refused.values()) - told)
 
     def is_stale(self, now: datetime) -> bool:
         """Whether the watcher has missed two of its hourly signs of life."""

@@ -29,6 +29,7 @@ from measured import (
 )
 
 STATUSES = ("root", "published", "rejected", "yanked")
+MOST_NAMES = 50_000  # of those that were refused and are told by name and code alone
 MOST_ROWS = 2000  # contributions or refusals of one record, accounts of one index
 
 
@@ -102,6 +103,7 @@ def read_record(data: Mapping[str, Any], generation: int) -> Record:
         in_nats=nats,
         line=lines[0] if lines else None,
         left_out=dict(left_out),
+        refused=_counts(data, "refused"),
         retention=retention,
         contaminated=contaminated,
     )  # fmt: skip
@@ -129,6 +131,9 @@ def read_status(data: Mapping[str, Any]) -> Status:
         last_error=text(data, "last_error", 300),
         rejected=tuple(_readable(_small(a), n) for n, a in enumerate(rows(data, "rejected"), start=1)),
         unreadable=lost + refusals_lost,
+        queued=whole(data, "queued") or 0,
+        refused=_counts(data, "refused"),
+        named=_named(data),
     )
 
 
@@ -182,11 +187,13 @@ def _small(data: Any) -> Any:
         return data
     measured, verdict = data.get("candidate_scores"), data.get("verdict")
     measured, verdict = (x if isinstance(x, dict) else {} for x in (measured, verdict))
-    given, refused = data.get("contributions"), data.get("refusals")
+    given, refused, counted = data.get("contributions"), data.get("refusals"), data.get("refused")
+    if isinstance(counted, dict) and counted:
+        refused = range(sum(_accounts(counted).values()))  # of whom `refusals` tells some
     credits = [c for c in given if isinstance(c, dict)] if isinstance(given, list) else []
     authors = sorted({c["author"] for c in credits if isinstance(c.get("author"), str)})
     return data | {"contributions": len(credits), "authors": authors,
-                   "refusals": len(refused) if isinstance(refused, list) else 0,
+                   "refusals": len(refused) if isinstance(refused, list | range) else 0,
                    "scores": measured.get("means"), "likelihoods": None, "suite": measured.get("suite"),
                    "reason": verdict.get("reason")}  # fmt: skip
 
@@ -232,8 +239,23 @@ def _waiting(data: Mapping[str, Any]) -> Waiting:
     return Waiting(needed(data, "repo"), sha(data), since)
 
 
+def _counts(data: Mapping[str, Any], name: str) -> dict[str, int]:
+    """Code → how many."""
+    return _accounts(data.get(name))
+
+
+def _named(data: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
+    """Repository in lower case → its name and the code it was refused for."""
+    found: dict[str, tuple[str, str]] = {}
+    for code, repos in list(some(data, "refused_names").items())[:MOST_ROWS]:
+        for repo in repos[: MOST_NAMES - len(found)] if isinstance(repos, list) else ():
+            if isinstance(repo, str) and (name := fields.clean(repo)):
+                found[name.casefold()] = name, fields.clean(code, 60)
+    return found
+
+
 def _accounts(data: Any) -> dict[str, int]:
-    """Account → contributions; those that are no numbers are left out."""
+    """Account, or code → number; those that are no numbers are left out."""
     if not isinstance(data, dict):
         return {}
     known = ((fields.clean(name, 100), n) for name, n in list(data.items())[:MOST_ROWS])

@@ -38,6 +38,7 @@ from hub_fusion.records import (
     Verdict,
     Waiting,
     attempt_id,
+    tell_refusals,
 )
 
 HERE = Path(__file__).parent
@@ -287,6 +288,7 @@ def attempt(
         "created_at": START + timedelta(days=days),
         "contributions": used,
         "refusals": refusals,
+        "refused": tell_refusals(refusals).refused,
         "recipe": RECIPE,
         "method": "mean",
         "step": tried[-1][0],
@@ -341,7 +343,9 @@ def lineage() -> tuple[Index, list[Generation], list[Attempt], Status]:
             ),
             Waiting(repo="zoe/rf-subjqa", sha=digest("zoe/rf-subjqa")[:40], since=START + timedelta(days=62)),
         ),
+        queued=2,
         refusals=(NON_COMMERCIAL,),
+        refused=tell_refusals([NON_COMMERCIAL]).refused,
         rejected=(later,),
     )
     generations = [record for record in (first, second, third) if isinstance(record, Generation)]

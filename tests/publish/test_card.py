@@ -386,7 +386,10 @@ def test_contributions_from_folders_are_named_without_a_link() -> None:
 def test_refusal_codes_read_as_words() -> None:
     record, index = golden()
     refusal = Refusal(repo="a/b", sha="", author="a", stage="screen", code="norm_outlier", reason="", fix="")
-    assert "(norm outlier 1)" in render_card(record.model_copy(update={"refusals": (refusal,)}), index, license="mit")
+    old = record.model_copy(update={"refusals": (refusal,), "refused": {}})
+    assert "(norm outlier 1)" in render_card(old, index, license="mit")
+    new = record.model_copy(update={"refusals": (refusal,), "refused": {"norm_outlier": 9000}})  # one told in full
+    assert "Considered and not used: 9000 (norm outlier 9000)" in render_card(new, index, license="mit")
 
 
 def test_thanks_name_two_hundred_and_count_the_others() -> None:

@@ -17,8 +17,12 @@ from fields import Malformed, read_json
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from lineage import Attempt, Record, Score, Status, Unreadable
+from pages import draw
+from pages.contribute import look_up
 from parsing import read_index, read_record, read_status
+from query import Query
 from reader import Data, Reader
+from view import View
 
 from hub_fusion.local_hub import LocalHub
 
@@ -393,3 +397,46 @@ def test_the_folder_stands_alone() -> None:
             names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
             assert {name.partition(".")[0] for name in names} <= allowed, path
     assert not [*SPACE.parent.glob("__init__.py"), *SPACE.glob("__init__.py")]
+
+
+def test_of_thousands_of_refusals_each_can_be_looked_up(golden: Files, tmp_path: Path) -> None:
+    """Told in full, by its code, or, past every bound, that some are not named; each with the command that tells."""
+    golden.status |= {
+        "queued": 5000, "refused": {"license_not_allowed": 1, "gated": 9000},
+        "refused_names": {"gated": [f"account{n}/Finetune" for n in range(8000)]},
+    }  # fmt: skip
+    view = View(read(golden, tmp_path))
+    assert view.status is not None
+    assert (view.status.queue, view.status.nameless) == (5000, 4998 + 1000)
+    named = look_up(view, "ACCOUNT7/finetune")
+    assert named is not None
+    assert (named["kind"], named["code"], named["repo"]) == ("named", "gated", "account7/Finetune")
+    page = draw(view, Query.parse("show=contribute&repo=account7/Finetune"), NOW)
+    assert "set aside in this round (gated)" in page
+    assert "hub-fusion check account7/Finetune" in page
+    whole = look_up(view, "victor/rb-nc")
+    assert whole is not None
+    assert whole["kind"] == "refused"
+    unknown = draw(view, Query.parse("show=contribute&repo=some/body"), NOW)
+    assert "5,998 are not named here" in unknown
+    assert "hub-fusion check some/body" in unknown
+    status = draw(view, Query.parse("show=status"), NOW)
+    assert "And 4,998 more." in status
+    assert "And 9,000 more" in status
+    assert "gated 9,000, license_not_allowed 1." in status
+
+
+def test_a_rejected_attempt_counts_all_of_its_refusals(golden: Files, tmp_path: Path) -> None:
+    """A record tells some in full; old records have no counts and tell all."""
+    golden.status["rejected"][0]["refused"] = {"gated": 9000}
+    golden.records[3]["refused"] = {"gated": 9003}
+    data = read(golden, tmp_path)
+    last, record = data.attempts[-1], data.records[3]
+    assert isinstance(last, Attempt)
+    assert isinstance(record, Record)
+    assert (last.refusals, dict(record.refused)) == (9000, {"gated": 9003})
+    tree = draw(View(data), Query.parse("show=lineage&gen=gen-3"), NOW)
+    assert "9003 set aside for gen-3" in tree
+    for spoilt in ({"refused": 5}, {"refused": {"gated": "many"}}, {"refused_names": {"gated": 5, "x": [5, ""]}}):
+        golden.status |= spoilt
+        assert isinstance(read(golden, tmp_path).status, Status)

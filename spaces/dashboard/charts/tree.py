@@ -49,7 +49,7 @@ def nodes(view: View, attempts: list[Attempt | Unreadable], opened: str) -> list
         found.append(Node(
             attempt, [leaf(view, c, parent) for c in shown], len(credits) - len(shown),
             [(r, repo_url(view.data.endpoint, r.repo, r.sha)) for r in refused],
-            len(record.refusals) - len(refused) if record else 0, is_open,
+            max(sum(record.refused.values()), len(record.refusals)) - len(refused) if record else 0, is_open,
             "its record was not read" if told else "",
         ))  # fmt: skip
     return found

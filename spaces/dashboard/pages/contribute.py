@@ -52,7 +52,11 @@ def look_up(view: View, asked: str) -> dict[str, Any] | None:
     kind = next((k for k in ("waiting", "fused", "refused") if k in kinds), "unknown")
     if kind != "waiting" and events and events[0].status == "refused":
         kind = "refused"  # the newest word on it, whatever became of older commits
-    return {"kind": kind, "repo": events[0].repo if events else repo, "events": _grouped(events)[:MOST_EVENTS],
+    name, code = view.status.named.get(repo.casefold(), (repo, "")) if view.status else (repo, "")
+    if code and kind != "waiting" and not (events and events[0].refusal and events[0].generation is None):
+        kind = "named"  # the newest word is its code alone
+    return {"kind": kind, "repo": events[0].repo if events else name, "events": _grouped(events)[:MOST_EVENTS],
+            "code": code, "nameless": view.status.nameless if view.status else 0,
             "url": repo_url(view.data.endpoint, repo), "read": bool(view.rows or view.data.read_at),
             "check": {"id": "lookup-check", "name": "Shell", "text": f"hub-fusion check {repo}"}}  # fmt: skip
 

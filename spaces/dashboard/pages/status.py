@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import Any
 
 from drawing import render
-from lineage import Attempt, Unreadable
+from lineage import Attempt, Status, Unreadable
 from query import Query
 from view import View
 from words import ago, moment, repo_url
@@ -26,10 +26,16 @@ def draw(view: View, query: Query, now: datetime) -> str:
         waiting=[(w, repo_url(url, w.repo, w.sha), ago(w.since, now) if w.since else "")
                  for w in (status.waiting[:MOST] if status else ())],
         refusals=[(r, repo_url(url, r.repo, r.sha)) for r in (status.refusals[:MOST] if status else ())],
-        hidden=max(0, len(status.waiting) - MOST) + max(0, len(status.refusals) - MOST) if status else 0,
+        unnamed=status.queue - len(status.waiting[:MOST]) if status else 0, hidden=_hidden(status) if status else 0,
+        codes=sorted(status.refused.items(), key=lambda item: (-item[1], item[0]))[:MOST] if status else (),
         rejected=[a for a in (status.rejected if status else ()) if isinstance(a, Attempt)],
         newest=known, record=record,
     )  # fmt: skip
+
+
+def _hidden(status: Status) -> int:
+    """How many were refused that have no row on the page."""
+    return max(len(status.refusals), sum(status.refused.values())) - len(status.refusals[:MOST])
 
 
 def lights(view: View, now: datetime) -> list[dict[str, Any]]:
