@@ -20,7 +20,7 @@ from hub_fusion.publish.commit import publish
 from hub_fusion.publish.proposal import open_proposal
 from hub_fusion.publish.state import BaseState, mend_tags
 from hub_fusion.recipe import Recipe
-from hub_fusion.records import Attempt, Contribution, Credit, Generation, Headroom, Proposed, Refusal, Waiting
+from hub_fusion.records import Aside, Attempt, Contribution, Credit, Generation, Headroom, Proposed, Refusal, Waiting
 from hub_fusion.weights.remote import Spool
 
 
@@ -40,9 +40,10 @@ class Deeds(Protocol):
         """The pull request that awaits a human; superfluous ones are closed unless this is a `dry_run`."""
 
     def tell_queue(
-        self, generation: int, queue: Sequence[Waiting], refusals: Sequence[Refusal], headroom: Headroom
-    ) -> None:
-        """Who waits for the generation after this one, and who was refused."""
+        self, generation: int, queue: Sequence[Waiting], refusals: Sequence[Refusal], headroom: Headroom,
+        aside: Aside | None = None,
+    ) -> None:  # fmt: skip
+        """Who waits for the generation after this one, and who was refused; of these, who is set aside."""
 
     def tell_headroom(self, headroom: Headroom) -> None:
         """What was spent."""
@@ -93,9 +94,10 @@ class Direct:
         return open_proposal(self.hub, state, self.say, dry_run=dry_run)
 
     def tell_queue(
-        self, generation: int, queue: Sequence[Waiting], refusals: Sequence[Refusal], headroom: Headroom
-    ) -> None:
-        status.tell_queue(self.hub, self.recipe.base, generation, queue, refusals, headroom)
+        self, generation: int, queue: Sequence[Waiting], refusals: Sequence[Refusal], headroom: Headroom,
+        aside: Aside | None = None,
+    ) -> None:  # fmt: skip
+        status.tell_queue(self.hub, self.recipe.base, generation, queue, refusals, headroom, aside)
 
     def tell_headroom(self, headroom: Headroom) -> None:
         status.tell_headroom(self.hub, self.recipe.base, headroom)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from hub_fusion.budget import Meter
+from hub_fusion.contributions.aside import set_aside
 from hub_fusion.contributions.discover import choose, due
 from hub_fusion.contributions.listing import Listing
 from hub_fusion.deeds import Deeds, Direct
@@ -71,10 +72,12 @@ def _round(
         return Outcome("waiting", why, recipe.base, state.generation)
     for _ in range(3):  # what is about to be fused may have gone or changed without being listed anew
         queue, refusals = find_contributions(recipe, hub, state, listing)
+        status = read_status(hub, state)
+        aside = set_aside(queue, status.aside, round_id(recipe, state, []), recipe.rescan)
+        queue, refusals = aside.left, [*refusals, *aside.refusals]
         chosen = choose(queue, recipe.round)
         reason = due(queue, recipe.round, now())
         id = round_id(recipe, state, [c.sha for c in chosen])
-        status = read_status(hub, state)
         before = [attempt for attempt in status.rejected if attempt.id == id]
         judged = {*(entry.id for entry in state.index.entries), *(other.id for other in status.proposed)}
         known = bool(before) or id in judged
@@ -102,10 +105,12 @@ def _round(
     if listing:
         listing.remember(hub, screened.refusals)
     if due(screened.contributions, recipe.round, now()) is None:
-        deeds.tell_queue(state.generation, waiting(screened.contributions), refusals, headroom(meter, work, compute))
-        why = f"{_too_few(len(screened.contributions), recipe)}; {len(screened.refusals)} failed the screen"
-        left = tuple(screened.contributions)
-        return Outcome("waiting", why, recipe.base, state.generation, queue=left, refusals=tuple(refusals))
+        failed = {(r.repo, r.sha) for r in screened.refusals}
+        left = [c for c in queue if (c.repo, c.sha) not in failed]
+        deeds.tell_queue(state.generation, waiting(left), refusals, headroom(meter, work, compute),
+                         aside.with_more(screened.refusals))  # fmt: skip
+        why = f"{_too_few(len(screened.contributions), recipe)}; {len(failed)} failed the screen"
+        return Outcome("waiting", why, recipe.base, state.generation, queue=tuple(left), refusals=tuple(refusals))
     try:
         return finish_round(recipe, hub, compute, state, base, screened, refusals, id, work, clock, say, progress,
                             meter=meter, deeds=deeds)  # fmt: skip

@@ -134,9 +134,7 @@ def screen(
             except HubUnreachable:
                 raise
             except (WeightsError, HubError) as error:
-                refusal = c.refuse(
-                    "screen", "not_fetched", f"{error}.", "Nothing you can do; it is tried again next time."
-                )
+                refusal = c.refuse("screen", "not_fetched", f"{error}.", "Nothing you can do; it is tried again.")
             else:
                 source = Source(c.key, folder, origins[c.generation or 0], c.relation)
                 c, source, refusal = _open(c, source, base, base_folder, prepare, say)
@@ -178,7 +176,7 @@ def _standing(hub: Hub, c: Contribution, recipe: Recipe) -> Refusal | None:
     try:
         return refuse_standing(c, hub.standing(c.repo, c.sha), rules)
     except RepoMissing as error:
-        return c.refuse("screen", "not_fetched", f"{error}.", "Nothing you can do; it is tried again next time.")
+        return c.refuse("screen", "not_fetched", f"{error}.", "Nothing you can do; it is tried again.")
 
 
 def misfit(c: Contribution, error: MismatchError) -> Refusal:

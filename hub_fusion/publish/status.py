@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from hub_fusion.errors import HubConflict, HubUnreachable, RepoMissing
 from hub_fusion.publish.state import BaseState
 from hub_fusion.records import (
+    Aside,
     Attempt,
     Contribution,
     Generation,
@@ -54,13 +55,17 @@ def waiting(queue: Sequence[Contribution]) -> tuple[Waiting, ...]:
 
 def tell_queue(
     hub: Hub, repo: str, generation: int, queue: Sequence[Waiting], refusals: Sequence[Refusal],
-    headroom: Headroom | None = None,
+    headroom: Headroom | None = None, aside: Aside | None = None,
 ) -> None:  # fmt: skip
-    """Who waits and who was refused, so that contributors need not wait for a generation to know."""
+    """Who waits and who was refused, so that contributors need not wait for a generation to know.
+
+    `aside`: what the screen need not look at again; None leaves what is known of that.
+    """
     told = tell_refusals(refusals)
     update = {"generation": generation, "queue": tuple(queue[:QUEUE]), "queued": len(queue), "last_error": None}
     update |= {"refusals": told.refusals, "refused": told.refused, "refused_names": told.names}
     update |= {"headroom": headroom} if headroom else {}
+    update |= {"aside": aside} if aside else {}
     _write(hub, repo, lambda status: status.model_copy(update=update))
 
 

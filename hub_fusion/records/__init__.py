@@ -27,12 +27,13 @@ from hub_fusion.records.record import SCHEMA_VERSION, Moment, Record, Role, Sha,
 from hub_fusion.records.refused import Told, tell_refusals
 from hub_fusion.records.schemas import write_schemas
 from hub_fusion.records.scores import Difference, Estimate, Retained, Score, Scores
-from hub_fusion.records.status import Headroom, Proposed, Status, Waiting
+from hub_fusion.records.status import Aside, Headroom, Proposed, Status, Waiting
 from hub_fusion.records.verdict import Contamination, Control, Rule, Trial, Verdict
 
 __all__ = [
     "SCHEMA_VERSION",
     "Analysis",
+    "Aside",
     "Attempt",
     "AttemptStatus",
     "Contamination",

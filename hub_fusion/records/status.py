@@ -35,6 +35,14 @@ class Headroom(Record):
     budget: dict[str, float] = Field(default_factory=dict, description="the limits among them")
 
 
+class Aside(Record):
+    """What the screen refused while too few were left to fuse; it is not screened again for the same round."""
+
+    round: str = Field(description="id of the base's revision, recipe and suite for which it holds")
+    at: Moment
+    refusals: tuple[Refusal, ...] = ()
+
+
 class Status(Record):
     """``fusion/status.json`` on the branch ``fusion-status``: what is going on between generations."""
 
@@ -54,5 +62,6 @@ class Status(Record):
     proposed: tuple[Proposed, ...] = Field((), description="attempts in pull requests, open or closed; not made again")
     last_error: str | None = None
     headroom: Headroom | None = None
+    aside: Aside | None = None
     stable: int | None = Field(None, description="the generation that was promoted to be stable last")
     commits: int = Field(0, description="of this file; the branch is squashed at every 50th")
