@@ -97,6 +97,8 @@ def checkpoint_place(target: str, hub: Hub | None = None) -> Place:
     """
     if Path(target).is_dir():
         return Path(target)
+    if Path(target).is_file():
+        raise HubError(f"{target!r} is a file: give the folder that it is in")
     repo, _, revision = target.partition("@")
     if repo.count("/") != 1 or not all(repo.split("/")) or repo.startswith((".", "~")):
         raise HubError(f"{target!r} is neither a folder nor a repository like user/model@revision")

@@ -20,7 +20,7 @@ from hub_fusion.weights.checkpoint import FLOATS, WRITABLE, Checkpoint, TensorSp
 from hub_fusion.weights.deltas import Deltas, Source, sharing_opener
 from hub_fusion.weights.journal import plan_id
 from hub_fusion.weights.kinds import quantized_names
-from hub_fusion.weights.names import LEFT_OUT, kind_of, some
+from hub_fusion.weights.names import LEFT_OUT, MismatchError, kind_of, some
 from hub_fusion.weights.residual import open_residual, plan_residual
 from hub_fusion.weights.statistics import check, turned_names
 from hub_fusion.weights.writer import plan_layout
@@ -108,7 +108,7 @@ def open_plan(plan: FusePlan) -> OpenPlan:
         try:
             opened.append(Deltas(source, base, plan.base, opener))
         except WeightsError as error:
-            faults.append(error)
+            faults.append(_named(source, error))
     if len(faults) == 1:
         raise faults[0]
     if faults:
@@ -122,6 +122,14 @@ def open_plan(plan: FusePlan) -> OpenPlan:
     kept = plan_residual(layout) if plan.residual else {}
     return OpenPlan(plan, formula, base, opened, dropped, layout, kept,
                     open_residual(base, plan.base), added, turned)  # fmt: skip
+
+
+def _named(source: Source, error: WeightsError) -> WeightsError:
+    """The error, which says first whose it is."""
+    if str(error).startswith((source.key, str(source.folder))):
+        return error
+    told = f"{source.key}: {error}"
+    return MismatchError(error.code, told) if isinstance(error, MismatchError) else WeightsError(told)
 
 
 def identity(checkpoint: Checkpoint) -> list[Any]:

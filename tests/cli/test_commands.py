@@ -108,12 +108,15 @@ def test_wrong_usage_is_exit_code_2(arguments: list[str], call: Call) -> None:
         (["init", "no base", "--force"], "base"),
         (["init", BASE, "--out", "nowhere/recipe.yaml"], "nowhere/recipe.yaml"),
         (["fuse", "base", "one", "--out", "x"], "'base' is neither a folder nor a repository"),
+        (["fuse", "here/recipe.yaml", "one", "--out", "x"], "'here/recipe.yaml' is a file: give the folder"),
         (["publish", "missing.jsonl", "--set", "gate.require_tasks=false"], "missing.jsonl"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
 def test_errors_are_exit_code_1_and_a_sentence(arguments: list[str], words: str, call: Call, empty: World) -> None:
-    Path("recipe.yaml").write_text(f"base: {BASE}\n")
+    for place in (Path(), Path("here")):
+        place.mkdir(exist_ok=True)
+        (place / "recipe.yaml").write_text(f"base: {BASE}\n")
     done = call(*arguments, world=empty)
     assert (done.code, done.out) == (1, ""), done.err
     assert words in done.err and done.err.startswith("Error: ") and "Traceback" not in done.err
