@@ -18,12 +18,13 @@ from hub_fusion.errors import WeightsError
 from hub_fusion.merge import BoundMethod
 from hub_fusion.merge.method import STATISTICS
 from hub_fusion.weights import kernels
-from hub_fusion.weights.checkpoint import Checkpoint
+from hub_fusion.weights.checkpoint import WRITABLE, Checkpoint
 from hub_fusion.weights.codec import STORED, is_finite, narrow, widen
 from hub_fusion.weights.cuts import Cut, find_cuts
 from hub_fusion.weights.deltas import Deltas
 from hub_fusion.weights.descriptors import at_once
-from hub_fusion.weights.reading import Array, Origins, Reader, gram_of
+from hub_fusion.weights.names import is_buffer
+from hub_fusion.weights.reading import Array, Origins, Reader, gram_of, index
 from hub_fusion.weights.schedule import BUNDLE_ELEMENTS
 from hub_fusion.weights.strips import fuse_strips, slab_elements
 from hub_fusion.weights.tensors import TensorWork
@@ -91,7 +92,7 @@ class Arithmetic(Reader):
             stored = narrow(total, work.out.dtype)
             finite = is_finite(stored, work.out.dtype)
         if not finite:
-            raise self.not_finite(work)
+            raise self.not_finite(work, base, first, last)
         return stored
 
     def _by_strips(self, how: Strips, work: TensorWork, base: Checkpoint, first: int, last: int) -> Array | None:
@@ -125,17 +126,26 @@ class Arithmetic(Reader):
             checkpoint.raw(name, first, last, into[:size])
         return out if fuse_strips(*NO_FILES, raw, origin, there, *rest) else None
 
-    def not_finite(self, work: TensorWork) -> WeightsError:
-        """The error for a result with NaN or infinity."""
-        return WeightsError(
-            f"the fused tensor {work.name} is not finite: the base holds NaN or infinity there, or values are too "
-            f"large for {work.out.dtype} (bf16 and fp32 reach further than fp16)"
-        )
+    def not_finite(self, work: TensorWork, base: Checkpoint, first: int, last: int) -> WeightsError:
+        """The error for elements [first, last) of a result with NaN or infinity."""
+        bad = np.flatnonzero(~np.isfinite(self.wide(base, work.name, first, last, "explain")))
+        if len(bad):
+            where = f"{base.folder / base[work.name].file}: tensor {work.name}"
+            at = index(base[work.name], first + int(bad[0]))
+            return WeightsError(f"{where} holds NaN or infinity at {at} (the base): take a base without")
+        return WeightsError(f"the fused tensor {work.name} is not finite: values are too large for {work.out.dtype} "
+                            "(bf16 and fp32 reach further than fp16)")  # fmt: skip
 
     def copied(self, work: TensorWork, base: Checkpoint, first: int, last: int) -> Array:
-        """Elements of the base as they are, in the output's dtype."""
+        """Elements of the base as they are, in the output's dtype.
+
+        Raises WeightsError for NaN and infinity, which only what the model makes by itself, masks say, may hold.
+        """
         raw = base.raw(work.name, first, last)
-        return raw if work.out.dtype == work.stored.dtype else narrow(widen(raw, work.stored.dtype), work.out.dtype)
+        data = raw if work.out.dtype == work.stored.dtype else narrow(widen(raw, work.stored.dtype), work.out.dtype)
+        if work.out.dtype in WRITABLE and not is_buffer(work.name) and not is_finite(data, work.out.dtype):
+            raise self.not_finite(work, base, first, last)
+        return data
 
     def deltas(self, work: TensorWork, start: int, stop: int, origins: Origins | None = None) -> Array:
         """The changes of all contributions, capped: float32 (contributions, elements).

@@ -68,7 +68,7 @@ class TorchArithmetic(Arithmetic):
             for piece in pieces:
                 data = stored[at : at + piece.size]
                 if not finite and not is_finite(data, piece.work.out.dtype):
-                    raise self.not_finite(piece.work)
+                    raise self.not_finite(piece.work, base, *piece.range)
                 yield piece.work, piece.number, data
                 at += piece.size
 

@@ -92,15 +92,20 @@ class Reader:
     def explain(self, source: Deltas, spec: TensorSpec, first: int, out: Array) -> WeightsError:
         """The error for a change of elements of `spec` from `first` on that is not finite: where that comes from."""
         at = first + int(np.flatnonzero(~np.isfinite(out))[0])
-        index = "[" + ", ".join(str(int(i)) for i in np.unravel_index(at, spec.shape)) + "]"
         target, saved = source.targets.get(spec.name), source.names[spec.name]
         for checkpoint, name in ((source.files, saved), (source.origin, spec.name)):
             if name and not np.isfinite(self.wide(checkpoint, name, at, at + 1, "explain")).all():
-                return WeightsError(f"{checkpoint.folder / checkpoint[name].file}: tensor {name} holds NaN or infinity "
-                                    f"at {index} ({source.source.key}): train again in a wider dtype")  # fmt: skip
+                file = checkpoint.folder / checkpoint[name].file
+                return WeightsError(f"{file}: tensor {name} holds NaN or infinity at {index(spec, at)} "
+                                    f"({source.source.key}): train again in a wider dtype")  # fmt: skip
         bad = [n for n in (target.reads if target else ()) if not np.isfinite(self.whole(source.files, n)).all()]
         what = f"tensor {bad[0]} holds NaN or infinity" if bad else "the change is larger than float32 can hold"
-        return WeightsError(f"{source.files.folder}: {what} ({spec.name}{index}, {source.source.key})")
+        return WeightsError(f"{source.files.folder}: {what} ({spec.name}{index(spec, at)}, {source.source.key})")
+
+
+def index(spec: TensorSpec, at: int) -> str:
+    """Where the element `at` of a flat tensor is in its shape, as ``[2, 3]``."""
+    return "[" + ", ".join(str(int(i)) for i in np.unravel_index(at, spec.shape)) + "]"
 
 
 def gram_of(deltas: Array) -> Array:

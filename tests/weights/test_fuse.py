@@ -11,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -411,6 +411,21 @@ def lora(base: Path, folder: Path) -> Path:
     return folder
 
 
+CHANGED = ("model.layers.0.query.weight", "model.layers.0.value.weight")
+
+
+def plain_lora(folder: Path, names: Sequence[str], rank: int = 2) -> Path:
+    """An adapter of matrices of 3 rows and 4 columns, written by hand."""
+    folder.mkdir()
+    config = {"peft_type": "LORA", "r": rank, "lora_alpha": rank}
+    (folder / "adapter_config.json").write_text(json.dumps(config))
+    factors = {"lora_A": (rank, 4), "lora_B": (3, rank)}
+    made = {f"base_model.model.{n.removesuffix('.weight')}.{part}.weight": torch.full(shape, 0.1)
+            for n in names for part, shape in factors.items()}  # fmt: skip
+    save_file(made, folder / "adapter_model.safetensors")
+    return folder
+
+
 def test_every_input_error_comes_before_a_byte_is_written(tmp_path: Path, compute: Compute) -> None:
     """From `describe` and from `fuse` alike, and never a half-written output."""
     base = save_folder(tmp_path / "base", layers())
@@ -529,6 +544,26 @@ def test_a_result_that_is_not_finite_is_an_error_that_names_the_tensor(
     with pytest.raises(WeightsError, match=law):
         fuse(plan, compute)
     assert not list((tmp_path / "out").iterdir())
+
+
+@pytest.mark.parametrize("value", [math.nan, -math.inf])
+@pytest.mark.parametrize("name", ["body.norm.weight", "classifier.weight", "model.layers.0.query.weight"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64], ids=str)
+def test_nan_of_the_base_is_an_error_also_where_nobody_changed_it(
+    tmp_path: Path, compute: Compute, dtype: torch.dtype, name: str, value: float
+) -> None:
+    """What an adapter leaves alone is copied, and the fused model would be as broken as its base; masks may be −∞."""
+    made = {n: torch.ones(3, 4, dtype=dtype) for n in (*CHANGED, "body.norm.weight", "classifier.weight")}
+    made["body.attn_mask"] = torch.full((2, 2), -math.inf, dtype=dtype)
+    adapter = plain_lora(tmp_path / "lora", CHANGED)
+    plan = FusePlan(save_folder(tmp_path / "base", made), tmp_path / "out", (), heads="keep")
+    plan = replace(plan, sources=(Source("lora", adapter, plan.base, "adapter"),))
+    fuse(plan, compute)
+    made[name][2, 3] = value
+    save_folder(tmp_path / "base", made)
+    law = rf"base/model.safetensors: tensor {name} holds NaN or infinity at \[2, 3\] \(the base\)"
+    with pytest.raises(WeightsError, match=law):
+        fuse(plan, compute)
 
 
 def test_many_contributions_of_many_shards_fit_into_a_few_open_files(tmp_path: Path, compute: Compute) -> None:
