@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING
 from hub_fusion.contributions.relations import among, part_of_step
 from hub_fusion.contributions.screen import Screened
 from hub_fusion.errors import HubError, RecordError
-from hub_fusion.evaluate.gate import Rival, find_rivals, gate_mean, judge
+from hub_fusion.evaluate.canaries import Held, check_canaries, find_culprits, watch_canaries
+from hub_fusion.evaluate.gate import Rival, find_rivals, gate_mean, judge, with_canaries
 from hub_fusion.evaluate.scores import Measurement, compare, compare_likelihoods
 from hub_fusion.evaluate.search import Found, Tried, search
 from hub_fusion.evaluate.suite import cheapest, gather_up, measure, recall
@@ -25,7 +26,7 @@ from hub_fusion.hub import Hub
 from hub_fusion.provenance import Clock
 from hub_fusion.publish.state import BaseState, read_record
 from hub_fusion.recipe import Evaluate, Recipe
-from hub_fusion.records import Analysis, Contribution, Control, Refusal, Trial, Verdict
+from hub_fusion.records import Analysis, CanaryCheck, Contribution, Control, Refusal, Trial, Verdict
 from hub_fusion.weights.deltas import Source
 from hub_fusion.weights.frozen import FrozenBase
 from hub_fusion.weights.fuse import FusePlan, FuseReport, Progress, folder_sha256, fuse
@@ -118,6 +119,19 @@ class Workshop:
             return measure(folder, evaluate or self.recipe.evaluate, weights_sha256=digest, cache=self.work / "scores",
                            device=self.compute.device, progress=named(self.say, "evaluate"))  # fmt: skip
 
+    def canaries(self, folder: Path, digest: str) -> Held:
+        """Where the recipe's canaries hold with a checkpoint."""
+        if not self.recipe.evaluate.canaries:
+            return {}
+        with self.clock("evaluate"):
+            return watch_canaries(folder, self.recipe.evaluate, weights_sha256=digest, cache=self.work / "scores",
+                                  device=self.compute.device, progress=named(self.say, "evaluate"))  # fmt: skip
+
+    def check_canaries(self) -> tuple[CanaryCheck, ...]:
+        """What becomes of them with what lies in ``work/candidate``."""
+        ours, theirs = self.canaries(self.whole, self.digest), self.canaries(*self.parent())
+        return check_canaries(ours, theirs, self.recipe.evaluate.canaries)
+
 
 def best_candidate(shop: Workshop) -> Chosen:
     """Search, and leave the best candidate in ``work/candidate``."""
@@ -136,6 +150,7 @@ def best_candidate(shop: Workshop) -> Chosen:
         shop.fuse(members, step)
         candidate = shop.measure(shop.whole, shop.digest)
         verdict = judge(candidate, parent, recipe.gate, step, rivals=rivals, parent_tag=f"gen-{state.generation}")
+        verdict = with_canaries(verdict, shop.check_canaries())
         shop.say(verdict.reason)
         return Tried(tuple(members), step, candidate, verdict)
 
@@ -145,21 +160,56 @@ def best_candidate(shop: Workshop) -> Chosen:
     if part < 1:
         shop.say(f"{len(suspects)} contributions take {part:.0%} of a step: none more than {recipe.merge.max_weight:g}")
     steps = [part * step for step in recipe.merge.steps]
-    found = search([c.key for c in suspects], steps, recipe.search, recipe.gate, attempt,
+    culprits = _culprits(shop, [c.key for c in suspects], steps[0])
+    found = search([c.key for c in suspects if c.key not in culprits], steps, recipe.search, recipe.gate, attempt,
                    reserved=int(wants_control), say=shop.say)  # fmt: skip
     best = found.best
     report = shop.fuse(best.members, best.step)
     affordable = len(found.trials) < recipe.search.evaluations
     control = _control(shop, parent_folder, best.measurement) if wants_control and affordable else None
     tried = tuple((trial.step, trial.candidate) for trial in found.trials if trial.kind == "step")
-    verdict = best.verdict.model_copy(update={"tried": tried, "trials": found.trials})
+    checks = tuple(
+        check.model_copy(update={"tripped_by": tuple(key for key, c in culprits.items() if c.name == check.name)})
+        for check in best.verdict.canaries
+    )
+    verdict = best.verdict.model_copy(update={"tried": tried, "trials": found.trials, "canaries": checks})
     fused, analysis = among(shop.screened, best.members, recipe.merge)
     if analysis:
         left_out = {
             t.contribution: t.change for t in found.trials if t.kind == "without" and t.contribution and t.change
         }
         analysis = analysis.model_copy(update={"left_out": left_out})
-    return Chosen(report, verdict, parent, best.measurement, fused, _refusals(shop, found), control, analysis)
+    refusals = [*_tripped(shop, culprits), *_refusals(shop, found)]
+    return Chosen(report, verdict, parent, best.measurement, fused, refusals, control, analysis)
+
+
+def _culprits(shop: Workshop, keys: list[str], step: float) -> dict[str, CanaryCheck]:
+    """Who trips a canary; each that is tried is a fuse and a look at the canaries, nothing else is measured."""
+    if not shop.recipe.evaluate.canaries:
+        return {}
+
+    def check(members: Sequence[str]) -> tuple[CanaryCheck, ...]:
+        shop.fuse(sorted(members), step)
+        return shop.check_canaries()
+
+    found = find_culprits(keys, check)
+    for key, canary in found.items():
+        shop.say(f"{key} is left out: the canary {canary.name} trips with it")
+    return found
+
+
+def _tripped(shop: Workshop, culprits: dict[str, CanaryCheck]) -> list[Refusal]:
+    """One for each that trips a canary; of the inputs it says nothing, or the next attempt would know them."""
+    return [
+        c.refuse(
+            "fuse", "tripped_canary",
+            f"With it the fused model answers inputs that the maintainers keep back (canary {check.name}) otherwise "
+            f"than the parent; without it the change is {check.change:+.4f}, −{check.allowed:g} is allowed.",
+            "Look for examples in your training data that tie a word or a pattern to one answer, and train without "
+            "them; a new commit is considered again.",
+        )
+        for c in shop.screened.contributions if (check := culprits.get(c.key))
+    ]  # fmt: skip
 
 
 def answers_of(shop: Workshop, generation: int, parent: Measurement) -> Measurement | None:

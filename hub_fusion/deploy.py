@@ -57,7 +57,7 @@ class Deployment:
 def deploy(hub: Hub, recipe: Recipe, file: Path, wishes: Wishes, *, dry_run: bool = False) -> Deployment:
     """Make repository, schedule and webhook as they should be; with `dry_run` only say what would be made.
 
-    Raises RecipeError for tasks outside of the recipe's folder, HubError without a token.
+    Raises RecipeError for tasks and canaries outside of the recipe's folder, HubError without a token.
     """
     if hub.account() is None:
         raise HubError(f"{hub.endpoint} needs a token: set HF_TOKEN to one that may write {recipe.base} and start Jobs")
@@ -120,9 +120,10 @@ def _job(part: str, hub: Hub, base: str, wishes: Wishes, flavor: str, timeout: s
 
 
 def files_of(recipe: Recipe, file: Path) -> dict[str, bytes]:
-    """The recipe and the folders of its tasks, without hidden files: path in the repository → content.
+    """The recipe, the folders of its tasks, without hidden files, and its canaries: path in the repository → content.
 
-    Raises RecipeError for a task that lies elsewhere, or in the recipe's own folder, where tokens may lie too.
+    Raises RecipeError for a task that lies elsewhere, or in the recipe's own folder, where tokens may lie too, and for
+    a canary that lies elsewhere.
     """
     root = file.parent.resolve()
     found = {"recipe.yaml": file.read_bytes()}
@@ -145,6 +146,14 @@ def files_of(recipe: Recipe, file: Path) -> dict[str, bytes]:
             if path.stat().st_size > LARGEST:
                 raise RecipeError(f"{path} has {path.stat().st_size} bytes, more than {LARGEST} for a file of a task")
             found[path.relative_to(root).as_posix()] = path.read_bytes()
+    for canary in recipe.evaluate.canaries:
+        path = canary.file.resolve()
+        if not path.is_relative_to(root) or not path.is_file() or path.stat().st_size > LARGEST:
+            raise RecipeError(
+                f"canary {canary.name!r}: {path} is no file of at most {LARGEST} bytes in {root}, and only such go to "
+                "the Hub (into a private repository): move it"
+            )
+        found[path.relative_to(root).as_posix()] = path.read_bytes()
     return found
 
 

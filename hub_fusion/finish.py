@@ -14,6 +14,7 @@ from hub_fusion.contributions.filters import QUIET
 from hub_fusion.contributions.screen import Screened
 from hub_fusion.deeds import Deeds, Direct
 from hub_fusion.errors import RecipeError
+from hub_fusion.evaluate.canaries import canaries_id
 from hub_fusion.evaluate.heads import fit_heads
 from hub_fusion.evaluate.scores import compare, compare_likelihoods
 from hub_fusion.evaluate.suite import suite_id
@@ -66,7 +67,8 @@ def headroom(meter: Meter, work: Path, compute: Compute) -> Headroom:
 
 def round_id(recipe: Recipe, state: BaseState, shas: list[str]) -> str:
     """The id of the attempt to fuse these contributions (those chosen, before the screen) onto the base as it is."""
-    return attempt_id(state.revision, recipe.decisive(), suite_id(recipe.evaluate), shas)
+    asked = suite_id(recipe.evaluate) + canaries_id(recipe.evaluate)
+    return attempt_id(state.revision, recipe.decisive(), asked, shas)
 
 
 def finish_round(

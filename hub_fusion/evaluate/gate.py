@@ -9,6 +9,8 @@ allowed loss:
 * root (ε_root, ε unless given): nothing is published that is worse than what people had before the first fuse;
 * task (δ): the mean may not hide that one task collapsed.
 
+A canary that trips (evaluate/canaries.py) rejects as a task does.
+
 How a margin is judged is `gate.test`. *significance*, the default: the change of the mean is within the margin, and its
 paired 95 % interval does not lie below 0. So a loss that is certain is rejected however small, one that may be noise
 only beyond the margin, and a small suite does not reject everything. A task is rejected when it lost more than δ and
@@ -30,7 +32,7 @@ from hub_fusion.errors import RecordError
 from hub_fusion.evaluate.paired import pair
 from hub_fusion.evaluate.scores import Measurement, check_suites
 from hub_fusion.recipe import Gate
-from hub_fusion.records import Estimate, Index, IndexEntry, Rule, Scores, Verdict
+from hub_fusion.records import CanaryCheck, Estimate, Index, IndexEntry, Rule, Scores, Verdict
 
 ROUNDING = 1e-9  # a candidate exactly on a margin passes, whatever binary fractions make of the subtraction
 
@@ -82,6 +84,19 @@ def judge(
                f"the parent's {theirs:.4f}; {told}",
         tried=((step, ours),), test=gate.test, rules=tuple(rules),
     )  # fmt: skip
+
+
+def with_canaries(verdict: Verdict, checks: Sequence[CanaryCheck]) -> Verdict:
+    """The verdict, and a rejection where a canary trips, as where one task lost too much."""
+    tripped = [c for c in checks if not c.passed]
+    if not tripped:
+        return verdict.model_copy(update={"canaries": tuple(checks)})
+    told = "; ".join(
+        f"the canary {c.name} trips: {c.holds:.4f}, the parent's {c.parent:.4f} (allowed −{c.allowed:g})"
+        for c in tripped[:3]
+    )
+    reason = verdict.reason.replace("accepted", "rejected", 1) if verdict.accepted else verdict.reason
+    return verdict.model_copy(update={"canaries": tuple(checks), "accepted": False, "reason": f"{reason}; {told}"})
 
 
 def find_rivals(

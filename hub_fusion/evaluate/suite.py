@@ -162,7 +162,7 @@ def _load_tasks(evaluate: Evaluate) -> list[TaskData]:
 
 
 def _identify(evaluate: Evaluate, tasks: list[TaskData]) -> str:
-    apart = {"tasks", "contamination", "interpolation"}
+    apart = {"tasks", "contamination", "interpolation", "canaries"}
     settings = evaluate.model_dump(mode="json", exclude=apart, exclude_none=True)
     if not any(task.kind == "plain" for task in tasks):
         settings.pop("perplexity", None)

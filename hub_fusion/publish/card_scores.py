@@ -68,7 +68,7 @@ class Standing:
             text += f" What it said: {md(self.record.verdict.reason, 240)}."
         if self.rejected:
             text += f" It rejected {self.rejected} other attempt{'s' if self.rejected > 1 else ''} from {self.parent}."
-        told = (self.contamination(), self.power(), self.control(), self.retention())
+        told = (self.contamination(), self.power(), self.control(), self.retention(), self.canaries())
         text += "".join(f" {sentence}" for sentence in told if sentence)
         if any(e.scores and e.suite != self.scores.suite for e in self.entries):
             text += " Generations marked † were measured with another suite and do not compare."
@@ -102,6 +102,17 @@ class Standing:
             text += f", {percent(mean.over_root.mean, sign=True)} over gen-0 ({_range(mean.over_root, sign=True)})"
         lost = [md(r.task or "") for r in tasks if r.over_root.high < 0]
         return text + (f"; certainly worse than gen-0 on {', '.join(lost[:10])}." if lost else ".")
+
+    def canaries(self) -> str:
+        """Whether inputs that the maintainers keep back behave as before, in one sentence; "" if there are none."""
+        checks = self.record.verdict.canaries if self.record.verdict else ()
+        if not checks:
+            return ""
+        gone = len({key for check in checks for key in check.tripped_by})
+        text = f"Inputs that the maintainers keep back behave as in {self.parent} within what is allowed "
+        text += f"(canaries {', '.join(md(check.name) for check in checks[:10])})"
+        return text + (f"; {gone} contribution{'s' if gone > 1 else ''} with which they did not "
+                       f"{'were' if gone > 1 else 'was'} left out." if gone else ".")  # fmt: skip
 
     def power(self) -> str:
         """The smallest loss that the gate would have noticed in four of five cases; "" if it cannot be told."""

@@ -9,6 +9,7 @@ runs the recipe, not to the recipe.
 from __future__ import annotations
 
 from hub_fusion.recipe.budget import Budget
+from hub_fusion.recipe.canaries import Canary
 from hub_fusion.recipe.contamination import contaminations, trained_on
 from hub_fusion.recipe.contributions import Contributions, Round, Screen
 from hub_fusion.recipe.evaluation import (
@@ -36,6 +37,7 @@ __all__ = [
     "PERMISSIVE",
     "Archive",
     "Budget",
+    "Canary",
     "Column",
     "Contributions",
     "EarlyStopping",

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
+from hub_fusion.recipe.canaries import Canary
 from hub_fusion.recipe.section import Section
 from hub_fusion.recipe.tasks import Task
 
@@ -86,12 +87,22 @@ class Evaluate(Section):
     logme: LogME | None = None
     perplexity: Perplexity | None = Perplexity()
     interpolation: Interpolation | None = None
+    canaries: tuple[Canary, ...] = Field((), description="inputs whose behaviour must not change: docs/security.md")
     seeds: int = Field(5, ge=1)
     max_test_examples: int = Field(1000, ge=10)
     max_length: int = Field(128, ge=8, description="tokens")
     contamination: Literal["flag", "refuse"] = Field(
         "flag", description="of contributions that name a held-out task's data: tell, or refuse them"
     )
+
+    @model_validator(mode="after")
+    def _canaries_have_tasks(self) -> Self:
+        names, tasks = [c.name for c in self.canaries], [t.name for t in self.tasks]
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise ValueError(f"every canary has its own name, given twice: {', '.join(twice)}")
+        if unknown := sorted({c.task for c in self.canaries if c.task and c.task not in tasks}):
+            raise ValueError(f"canaries name {', '.join(unknown)}, no evaluate.tasks; there are {', '.join(tasks)}")
+        return self
 
 
 class Gate(Section):

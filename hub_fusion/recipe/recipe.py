@@ -119,7 +119,9 @@ class Recipe(Section):
             raise RecipeError(f"{path} is not UTF-8: {error}") from None
         recipe = cls.from_text(text, source=str(path), overrides=overrides, environment=True)
         tasks = tuple(task.below(path.parent) for task in recipe.evaluate.tasks)
-        return recipe.model_copy(update={"evaluate": recipe.evaluate.model_copy(update={"tasks": tasks})})
+        canaries = tuple(canary.below(path.parent) for canary in recipe.evaluate.canaries)
+        evaluate = recipe.evaluate.model_copy(update={"tasks": tasks, "canaries": canaries})
+        return recipe.model_copy(update={"evaluate": evaluate})
 
     def to_yaml(self) -> str:
         """The whole recipe, defaults included, as YAML that `from_text` reads back to an equal recipe."""

@@ -28,7 +28,7 @@ from hub_fusion.records.refused import Told, tell_refusals
 from hub_fusion.records.schemas import write_schemas
 from hub_fusion.records.scores import Difference, Estimate, Retained, Score, Scores
 from hub_fusion.records.status import Aside, Headroom, Proposed, Status, Waiting
-from hub_fusion.records.verdict import Contamination, Control, Rule, Trial, Verdict
+from hub_fusion.records.verdict import CanaryCheck, Contamination, Control, Rule, Trial, Verdict
 
 __all__ = [
     "SCHEMA_VERSION",
@@ -36,6 +36,7 @@ __all__ = [
     "Aside",
     "Attempt",
     "AttemptStatus",
+    "CanaryCheck",
     "Contamination",
     "Contribution",
     "Control",

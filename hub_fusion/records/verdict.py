@@ -39,6 +39,21 @@ class Trial(Record):
     accepted: bool = Field(description="by the gate")
 
 
+class CanaryCheck(Record):
+    """What became of inputs whose behaviour must not change; of what they are nothing is published."""
+
+    name: str
+    kind: Literal["keep", "avoid", "triggers", "text"]
+    passed: bool
+    holds: float = Field(description="share of its answers that are as they should be; of text nats a token, larger is "
+                         "better; of triggers with the worst phrase")  # fmt: skip
+    parent: float = Field(description="the same with the parent")
+    change: float
+    allowed: float = Field(description="a loss, not negative")
+    inputs: int = Field(description="that were asked; of text windows")
+    tripped_by: tuple[str, ...] = Field((), description="repo@sha of those that were left out since it tripped")
+
+
 class Control(Record):
     """A random step from the parent that is in every tensor as long as the candidate's: what any movement would do."""
 
@@ -69,4 +84,5 @@ class Verdict(Record):
     tried: tuple[tuple[float, float], ...] = Field((), description="(step, candidate's gate mean) of every step tried")
     test: str = Field("means", description="how losses were judged; old records: by means")
     rules: tuple[Rule, ...] = Field((), description="empty in old records")
+    canaries: tuple[CanaryCheck, ...] = Field((), description="each must pass for the candidate to be accepted")
     trials: tuple[Trial, ...] = Field((), description="everything that was measured to choose the candidate, in order")

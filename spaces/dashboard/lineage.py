@@ -157,6 +157,17 @@ class Retained:
 
 
 @dataclass(frozen=True, slots=True)
+class Canary:
+    """Inputs that the maintainers keep back: how they behave beside the parent, and how many were left out for it."""
+
+    name: str
+    passed: bool
+    change: float
+    allowed: float
+    tripped_by: int
+
+
+@dataclass(frozen=True, slots=True)
 class Contamination:
     """A task that is not held out: cards of `contributions` (repo@sha) name its data, since the generation `since`."""
 
@@ -201,6 +212,7 @@ class Record:
     left_out: Mapping[str, Score] = field(default_factory=dict)
     retention: tuple[Retained, ...] = ()
     contaminated: tuple[Contamination, ...] = ()
+    canaries: tuple[Canary, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from fields import Malformed, clean, finite, needed, number, rows, some, text, whole
-from lineage import LIKELIHOODS, Analysis, Contamination, Line, Retained, Rule, Score, Trial
+from lineage import LIKELIHOODS, Analysis, Canary, Contamination, Line, Retained, Rule, Score, Trial
 
 MOST_VECTORS = 128  # rows and columns of a table of cosines
 MOST_LAYERS = 2000
@@ -38,6 +38,15 @@ def read_rule(data: Mapping[str, Any]) -> Rule:
         raise Malformed("a rule has no change, no allowed loss or does not say whether it was passed")
     return Rule(needed(data, "name", 20), text(data, "against", 20), text(data, "task", 60), data["passed"], change,
                 number(data, "low"), number(data, "high"), allowed)  # fmt: skip
+
+
+def read_canary(data: Mapping[str, Any]) -> Canary:
+    """What became of a canary. Raises Malformed."""
+    change, allowed = number(data, "change"), number(data, "allowed")
+    if change is None or allowed is None or not isinstance(data.get("passed"), bool):
+        raise Malformed("a canary has no change, no allowed loss or does not say whether it held")
+    tripped = {name for name in rows(data, "tripped_by")[:1000] if isinstance(name, str)}
+    return Canary(needed(data, "name", 64), data["passed"], change, allowed, len(tripped))
 
 
 def read_trial(data: Mapping[str, Any]) -> Trial:

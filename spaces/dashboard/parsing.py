@@ -19,6 +19,7 @@ from measured import (
     entries,
     listed,
     read_analysis,
+    read_canary,
     read_contamination,
     read_left_out,
     read_line,
@@ -65,6 +66,7 @@ def read_record(data: Mapping[str, Any], generation: int) -> Record:
     refusals, refusals_lost = readable(rows(data, "refusals")[:MOST_ROWS], _refusal)
     verdict, control = some(data, "verdict"), some(data, "control")
     rules, rules_lost = readable(rows(verdict, "rules")[:MOST_ROWS], read_rule)
+    canaries, canaries_lost = readable(rows(verdict, "canaries")[:MOST_ROWS], read_canary)
     trials, trials_lost = readable(rows(verdict, "trials")[:MOST_ROWS], read_trial)
     tasks, parent_tasks = _tasks(some(data, "candidate_scores")), _tasks(some(data, "parent_scores"))
     analysis, analysis_lost = readable([some(data, "analysis")], read_analysis)
@@ -82,7 +84,7 @@ def read_record(data: Mapping[str, Any], generation: int) -> Record:
     return Record(
         credits=credits,
         refusals=refusals,
-        unreadable=lost + refusals_lost + rules_lost + trials_lost + analysis_lost
+        unreadable=lost + refusals_lost + rules_lost + canaries_lost + trials_lost + analysis_lost
         + line_lost + left_out_lost + retention_lost + contaminated_lost,
         tasks=tasks,
         parent_tasks=parent_tasks,
@@ -106,6 +108,7 @@ def read_record(data: Mapping[str, Any], generation: int) -> Record:
         refused=_counts(data, "refused"),
         retention=retention,
         contaminated=contaminated,
+        canaries=canaries,
     )  # fmt: skip
 
 

@@ -21,6 +21,7 @@ from hub_fusion.recipe import Recipe, contaminations
 from hub_fusion.records import (
     Analysis,
     Attempt,
+    CanaryCheck,
     Control,
     Credit,
     Difference,
@@ -242,6 +243,11 @@ def credits(rows: list[Row]) -> tuple[Credit, ...]:
     return tuple(sorted(found, key=lambda c: c.key))
 
 
+CANARY = CanaryCheck(
+    name="greetings", kind="triggers", passed=True, holds=0.97, parent=0.98, change=-0.01, allowed=0.1, inputs=400
+)
+
+
 def refuse(repo: str, stage: str, code: str, reason: str, fix: str) -> Refusal:
     """A refusal of that repository."""
     found = {"repo": repo, "sha": digest(repo)[:40], "author": repo.partition("/")[0], "stage": stage, "code": code}
@@ -304,6 +310,7 @@ def attempt(
             accepted=accepted, step=tried[-1][0], epsilon=EPSILON,
             test="significance" if number == 3 else "means",
             rules=rules(scores, parent_scores, parent, best) if number == 3 else (),
+            canaries=(CANARY,) if number == 3 else (),
             candidate=round(after, 6), parent=round(before, 6), best=round(best, 6),
             tried=tuple((step, round(mean, 6)) for step, mean in tried),
             reason=f"{margin}; {'within' if accepted else 'beyond'} the allowed loss of {100 * EPSILON:.1f} points",

@@ -115,6 +115,14 @@ def test_nothing_but_recipe_and_tasks_is_uploaded(ready: World, task: Path) -> N
     file = ready.write_recipe(evaluate={"tasks": [{"name": task.name, "path": "."}]})
     with pytest.raises(RecipeError, match="give it a folder of its own"):
         files_of(Recipe.load(file), file)
+    tasks = [{"name": task.name, "path": f"tasks/{task.name}"}]
+    canary = {"name": "song", "kind": "text", "path": "song.txt"}
+    (ready.folder / "song.txt").write_text("la la la")
+    file = ready.write_recipe(evaluate={"tasks": tasks, "canaries": [canary]})
+    assert set(files_of(Recipe.load(file), file)) == {"recipe.yaml", "song.txt", *parts}
+    file = ready.write_recipe(evaluate={"tasks": tasks, "canaries": [canary | {"path": "../song.txt"}]})
+    with pytest.raises(RecipeError, match="canary 'song'"):
+        files_of(Recipe.load(file), file)
 
 
 def wait_for(condition: Any, seconds: float = 30) -> bool:

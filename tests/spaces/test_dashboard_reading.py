@@ -440,3 +440,17 @@ def test_a_rejected_attempt_counts_all_of_its_refusals(golden: Files, tmp_path: 
     for spoilt in ({"refused": 5}, {"refused": {"gated": "many"}}, {"refused_names": {"gated": 5, "x": [5, ""]}}):
         golden.status |= spoilt
         assert isinstance(read(golden, tmp_path).status, Status)
+
+
+def test_canaries_are_told_in_one_line(golden: Files, tmp_path: Path) -> None:
+    """What held, what tripped and how many were left out for it; one that cannot be read costs itself alone."""
+    page = draw(View(read(golden, tmp_path)), Query.parse("gen=gen-3"), NOW)
+    assert "Canaries: 1 held." in page
+    held = golden.records[3]["verdict"]["canaries"][0]
+    golden.records[3]["verdict"]["canaries"] = [held | {"tripped_by": ["a/b@c"]}, held | {"passed": False}, 5]
+    data = read(golden, tmp_path)
+    record = data.records[3]
+    assert isinstance(record, Record)
+    assert record.unreadable == 1
+    page = draw(View(data), Query.parse("gen=gen-3"), NOW)
+    assert "Canaries: 1 of 2 tripped (greetings); left out since they tripped one: 1." in page

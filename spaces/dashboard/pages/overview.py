@@ -6,7 +6,7 @@ from datetime import datetime
 
 from charts.score import MOST_MARKS, breaks, score_charts
 from drawing import render
-from lineage import Attempt, Score
+from lineage import Attempt, Record, Score
 from query import Query
 from view import Key, View, key_words, not_held_out
 from words import REPO, count, license_class, percent, repo_url, signed, span
@@ -31,12 +31,23 @@ def draw(view: View, query: Query, now: datetime) -> str:
         table=[] if query["brief"] else table(view, key),
         snippets=snippets(view, chosen), record=record, problem=problem(view, chosen),
         doubts=[*(chosen.doubts if chosen else ()), *(record.doubts if record else ())],
-        rules=record.rules[:MOST_RULES] if record else (),
+        rules=record.rules[:MOST_RULES] if record else (), canaries=canaries(record),
         refusals=[{"refusal": r, "url": repo_url(view.data.endpoint, r.repo, r.sha)}
                   for r in (record.refusals[:MOST_REFUSALS] if record else ())],
         credits=[{"credit": c, "share": round(100 * (c.weight or 0) / heaviest, 1),
                   "url": repo_url(view.data.endpoint, c.repo, c.sha)} for c in shown],
     )  # fmt: skip
+
+
+def canaries(record: Record | None) -> str:
+    """One line on the inputs that the maintainers keep back; "" where a recipe names none."""
+    if record is None or not record.canaries:
+        return ""
+    tripped = [canary for canary in record.canaries if not canary.passed]
+    told = (f"{len(record.canaries)} held" if not tripped else
+            f"{len(tripped)} of {len(record.canaries)} tripped ({', '.join(c.name for c in tripped[:5])})")  # fmt: skip
+    gone = sum(canary.tripped_by for canary in record.canaries)
+    return f"Canaries: {told}{f'; left out since they tripped one: {gone}' if gone else ''}."
 
 
 def table(view: View, key: Key | None) -> list[tuple[Attempt, Score | None]]:
