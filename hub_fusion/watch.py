@@ -76,7 +76,7 @@ def watch(
                     raise
                 pause = max(min(max(pause, interval) * 2, MAX_PAUSE_S), interval, error.retry_after_s or 0.0)
                 say(Event("unreachable", f"{error}; looking again in {pause:.0f} s", pause_s=pause))
-            except HubFusionError as error:
+            except (HubFusionError, OSError) as error:  # of this machine's disk, say
                 if once or isinstance(error, RecipeError):
                     raise
                 pause = interval

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from hub_fusion.errors import HubConflict, HubError, HubUnreachable, RepoMissing
+from hub_fusion.errors import HubConflict, HubError, HubFusionError, HubUnreachable, OutputError, RepoMissing
 
 T = TypeVar("T")
 RETRIES = 4
@@ -67,8 +67,25 @@ class Calls:
             raise HubUnreachable(f"{self.endpoint} does not answer ({name}): {error}") from error
         except errors.HFValidationError as error:
             raise HubError(f"{name} is not a valid name on the Hub: {error}") from error
+        except OSError as error:
+            raise self._storage(error, name) from error
+        except RuntimeError as error:
+            if type(error) is not RuntimeError:  # a bug, and not what the client's storage library says of any trouble
+                raise
+            raise self._storage(error, name) from error
         except ValueError as error:  # a card that the Hub refuses before it is committed
             raise HubError(f"{self.endpoint} refuses {name}: {error}") from error
+
+    def _storage(self, error: OSError | RuntimeError, name: str) -> HubFusionError:
+        """What befell a transfer: on this machine, by a number of the system or in words; else on its way."""
+        text = str(error)
+        if getattr(error, "errno", None) is None and isinstance(error, FileNotFoundError):
+            return RepoMissing(f"{name} is not in the storage of {self.endpoint}: {text}")
+        if getattr(error, "errno", None) is None and isinstance(error, PermissionError):
+            return HubError(f"the storage of {self.endpoint} refuses {name}: {text}")
+        if isinstance(error, OSError) or "IO Error" in text:
+            return OutputError(f"{name} cannot be written on this machine: {text}; make room there")
+        return HubUnreachable(f"the storage of {self.endpoint} does not answer ({name}): {text}")
 
     def _translate(self, error: Any, name: str) -> HubError:
         response = error.response

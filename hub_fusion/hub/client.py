@@ -4,7 +4,7 @@ What it adds to the client: retries with back-off where the client has none (of 
 where it has not arrived), the wait that a rate limit asks for, a cache of its own for every endpoint other than the
 default one, byte ranges, and one error tree.
 Every method raises HubUnreachable when there is no answer, RepoMissing for what is not there (or hidden from the
-token), HubError for other refusals.
+token), HubError for other refusals, OutputError where a download cannot be written.
 """
 
 from __future__ import annotations

@@ -12,9 +12,10 @@ from pathlib import Path
 import pytest
 
 from hub_fusion.errors import HubConflict, HubUnreachable
+from hub_fusion.finish import Outcome
 from hub_fusion.hub import Hub
 from hub_fusion.local_hub import serve
-from hub_fusion.watch import watch
+from hub_fusion.watch import Stopped, watch
 
 from .proxy import Request, forwarding
 from .world import BASE, World, write_finetune
@@ -189,6 +190,23 @@ def test_a_watcher_tells_why_it_cannot_go_on_and_goes_on_when_it_can(ready: Worl
     finally:
         process.kill()
         process.wait()
+
+
+def test_a_watcher_outlives_a_work_folder_that_cannot_be_used(ready: World) -> None:
+    """A disk that is gone or read-only for a while is no reason to be started by hand again."""
+    ready.work.write_text("a file where the folder should be")
+
+    def say(text: str) -> None:
+        if "this round failed" in text:
+            ready.work.unlink()
+
+    def stop(outcome: Outcome) -> None:
+        assert outcome.status == "published" and ready.status().last_error is None
+        raise Stopped
+
+    options = {"work": ready.work, "interval": 0.1, "say": say, "tell": stop}
+    watch(ready.recipe(), ready.maintainer, ready.compute, **options)  # type: ignore[arg-type]
+    assert ready.work.is_dir() and set(ready.tags()) == {"gen-0", "gen-1"}
 
 
 def wait_for(condition: Callable[[], bool], lines: list[str], seconds: float = 60) -> None:

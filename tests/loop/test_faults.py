@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -12,7 +14,7 @@ from hub_fusion.errors import HubFusionError, HubUnreachable
 from hub_fusion.hub import Hub
 
 from .test_kill import assert_published_once, untouched  # noqa: F401 (a fixture)
-from .world import BASE, World
+from .world import BASE, World, hub_fusion
 
 Rules = list[dict[str, Any]]
 MIX: Rules = [
@@ -148,6 +150,38 @@ def test_a_step_that_never_works_is_exit_code_4_without_a_traceback(route: str, 
     ready.hub.faults.set(None)
     assert set(ready.tags()) <= {"gen-0", "gen-1"} and ready.run().status in ("published", "waiting")
     assert set(ready.tags()) == {"gen-0", "gen-1"} and len(ready.maintainer.commits(BASE)) == 3
+
+
+QUICK = {"HF_XET_CLIENT_RETRY_MAX_ATTEMPTS": "1", "HF_XET_CLIENT_RETRY_BASE_DELAY": "10ms"}  # else it tries for minutes
+
+
+def test_storage_that_does_not_answer_is_exit_code_4(ready: World) -> None:
+    """Contents come from elsewhere than metadata, by a library that has one exception for whatever happens."""
+    ready.hub.faults.set([{"route": "GET /cas/**", "kind": 503}])
+    command = hub_fusion("run", "--recipe", ready.write_recipe())
+    done = subprocess.run(command, env=ready.environment() | QUICK, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 4 and "the storage of" in done.stderr and "Traceback" not in done.stderr, done.stderr
+
+
+@pytest.mark.parametrize("storage", [{}, {"HF_HUB_DISABLE_XET": "1"}], ids=["xet", "plain"])
+def test_a_watcher_outlives_a_full_disk(storage: dict[str, str], ready: World) -> None:
+    """It says what it cannot write, each time it tries, and is there when somebody has made room."""
+    full = "import resource, runpy; resource.setrlimit(resource.RLIMIT_FSIZE, (8192, 8192))"
+    code = f"{full}; runpy.run_module('hub_fusion', run_name='__main__')"
+    arguments = ("watch", "--recipe", str(ready.write_recipe()), "--work", str(ready.work), "--interval", "0.1")
+    environment = ready.environment() | QUICK | storage | {"PYTHONDONTWRITEBYTECODE": "1"}
+    log = ready.folder / "log"
+    with log.open("w") as file:
+        watcher = subprocess.Popen([sys.executable, "-c", code, *arguments], env=environment, stderr=file)
+    try:
+        end = time.monotonic() + 60
+        while log.read_text().count("this round failed") < 2 and watcher.poll() is None and time.monotonic() < end:
+            time.sleep(0.1)
+        said = log.read_text()
+        assert watcher.poll() is None and "cannot be written" in said and "Traceback" not in said, said
+    finally:
+        watcher.terminate()
+        watcher.wait(30)
 
 
 def test_a_stale_hub_does_not_make_a_second_generation_of_the_same(ready: World, untouched: str) -> None:  # noqa: F811
