@@ -29,17 +29,14 @@ from hub_fusion.weights.names import some
 from hub_fusion.weights.places import SPOOL, at_hand
 from hub_fusion.weights.plan import FusePlan, OpenPlan, describe, open_plan, weights_sha256
 from hub_fusion.weights.share import Progress, shares, write_all
+from hub_fusion.weights.side_files import copy_side_files
 from hub_fusion.weights.survey import survey
 from hub_fusion.weights.tensors import works_of
 
 if TYPE_CHECKING:
     from hub_fusion.weights.compute import Compute
-    from hub_fusion.weights.places import Place
 
 __all__ = ["FusePlan", "FuseReport", "copy_side_files", "describe", "folder_sha256", "fuse", "weights_sha256"]
-
-STALE = (".bin", ".h5", ".msgpack", ".pt", ".pth", ".ckpt", ".onnx", ".gguf", ".safetensors", ".safetensors.index.json",
-         ".bin.index.json")  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -115,7 +112,7 @@ def _fuse(opened: OpenPlan, compute: Compute, progress: Progress | None) -> Fuse
     if compute.is_main:
         hashes = hashes or writer.hash_files(plan.out, opened.layout, compute.threads)
         residual.bind(plan.out, opened.kept, weights_sha256(hashes))
-        copy_side_files(plan.base, plan.out)
+        copy_side_files(plan.base, plan.out, plan.dtype)
         if opened.added:
             take_tokenizer(opened.base, opened.deltas, opened.added, plan.out)
         writer.finish(plan.out, opened.layout)
@@ -183,13 +180,3 @@ def remove_checkpoint(folder: Path) -> None:
     for path in folder.glob("model*.safetensors*") if folder.is_dir() else ():
         if re.fullmatch(r"model(-\d+-of-\d+)?\.safetensors(\.index\.json)?(\.partial)?", path.name):
             path.unlink()
-
-
-def copy_side_files(base: Place, out: Path) -> None:
-    """Configuration, tokenizer and processor files of the base; no weights of any format, no card, no code."""
-    if not isinstance(base, Path):
-        return base.fetch_side_files(out)
-    for path in sorted(base.iterdir()):
-        skip = path.name.startswith(".") or path.name == "README.md" or path.name.endswith((*STALE, ".py", ".partial"))
-        if path.is_file() and not skip:
-            shutil.copyfile(path, out / path.name)

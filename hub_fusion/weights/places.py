@@ -107,7 +107,7 @@ class HubFolder:
     def fetch_side_files(self, out: Path) -> None:
         """Configuration, tokenizer and processor files into a folder."""
         for path, info in self.files.items():
-            if "/" not in path and path.endswith(SIDE_FILES) and not path.endswith(".index.json"):
+            if "/" not in path and path.endswith(SIDE_FILES) and not path.endswith((".index.json", ADAPTER_CONFIG)):
                 with (out / path).open("wb") as file:
                     for start in range(0, info.size, PIECE):
                         stop = min(start + PIECE, info.size)

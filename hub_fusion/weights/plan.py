@@ -15,6 +15,7 @@ from hub_fusion import __version__
 from hub_fusion.errors import HubFusionError, WeightsError
 from hub_fusion.merge import BoundMethod, find_method
 from hub_fusion.merge.method import STATISTICS
+from hub_fusion.weights.adapter_config import CONFIG
 from hub_fusion.weights.added_rows import plan_added
 from hub_fusion.weights.checkpoint import FLOATS, WRITABLE, Checkpoint, TensorSpec
 from hub_fusion.weights.deltas import Deltas, Source, sharing_opener
@@ -219,6 +220,9 @@ def _check(plan: FusePlan, sources: list[Source], formula: BoundMethod) -> None:
         raise WeightsError(f"{plan.out} is an input: choose another output folder")
     if plan.out.exists() and not plan.out.is_dir():
         raise WeightsError(f"{plan.out} is not a folder: choose another output folder")
+    if (plan.out / CONFIG).exists():
+        raise WeightsError(f"{plan.out} holds an adapter, which from_pretrained would put on top of the result: "
+                           "choose another output folder")  # fmt: skip
 
 
 def _check_base(base: Checkpoint, plan: FusePlan) -> None:

@@ -28,7 +28,9 @@ from hub_fusion.weights.statistics import BESIDE
 
 ADAPTER = "adapter_model.safetensors"
 ADAPTER_CONFIG = "adapter_config.json"
-SIDE_FILES = (".json", ".txt", ".model", ".jinja", ".tiktoken")  # configuration, tokenizer, processor
+SIDE_FILES = (  # configuration, tokenizer, processor
+    ".json", ".txt", ".model", ".jinja", ".tiktoken", ".spm", ".codes", ".tokenizer",
+)  # fmt: skip
 RESIDUAL = re.compile(r"fusion/residual-\d{5}-of-\d{5}\.st")  # what rounding lost, see residual.py
 HEAD = re.compile(r"heads/[\w.-]{1,64}/head\.(safetensors|json)")  # a task's head, see records.Head
 FIRST_BYTES = 64 * 1024  # most headers fit: one request

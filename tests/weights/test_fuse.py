@@ -324,6 +324,25 @@ def test_another_output_dtype_can_be_asked_for(tmp_path: Path, compute: Compute,
         torch.testing.assert_close(tensor.double(), noisy(layers(), 1)[name].double(), rtol=1e-2, atol=1e-6)
 
 
+def test_the_configuration_says_the_dtype_that_was_asked_for(tmp_path: Path, compute: Compute) -> None:
+    """from_pretrained goes by it: a model written in 16 bits would be loaded in 32."""
+    from transformers import AutoModel
+
+    base = saved(model("BertModel"), tmp_path / "base")
+    assert "float32" in (base / "config.json").read_text()
+    run(compute, base, tmp_path / "out", saved(trained(started_from("BertModel", base)), tmp_path / "a"), dtype="BF16")
+    assert AutoModel.from_pretrained(tmp_path / "out").dtype == torch.bfloat16
+    nested = {"dtype": "float32", "text_config": {"torch_dtype": "float32", "d": 1}, "quant": {"dtype": 3}, "x": None}
+    for text in (json.dumps(nested), "{", "[]"):
+        (base / "config.json").write_text(text)
+        run(compute, base, tmp_path / "out", tmp_path / "a", dtype="F16")
+    assert (tmp_path / "out" / "config.json").read_text() == "[]"
+    (base / "config.json").write_text(json.dumps(nested))
+    run(compute, base, tmp_path / "out", tmp_path / "a", dtype="F16")
+    expected = nested | {"dtype": "float16", "text_config": {"torch_dtype": "float16", "d": 1}}
+    assert json.loads((tmp_path / "out" / "config.json").read_text()) == expected
+
+
 @pytest.mark.parametrize("base_shards", [1, 3])
 @pytest.mark.parametrize("shards", [1, 2])
 def test_base_and_contributions_may_be_sharded_differently(
@@ -352,6 +371,7 @@ def test_the_output_is_a_base_to_finetune_from(tmp_path: Path, compute: Compute)
     folders = []
     for i, kind in enumerate(("BertForSequenceClassification", "BertForTokenClassification", "BertForMaskedLM")):
         folders.append(saved(trained(started_from(kind, base), seed=i), tmp_path / f"f{i}"))
+    (base / "adapter_config.json").write_text("{}")  # from_pretrained would look for an adapter
     run(compute, base, tmp_path / "out", *folders)
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["config.json", SINGLE, "vocab.txt"]
     loaded, report = BertForSequenceClassification.from_pretrained(
@@ -442,6 +462,7 @@ def test_every_input_error_comes_before_a_byte_is_written(tmp_path: Path, comput
     copy = save_folder(tmp_path / "copy", layers())
     file = tmp_path / "file"
     file.write_text("")
+    lora = plain_lora(tmp_path / "lora", CHANGED)
     plan = FusePlan(base, out, (good,))
     wrong: list[tuple[FusePlan, type[HubFusionError], str]] = [
         (replace(plan, sources=()), WeightsError, "nothing to fuse"),
@@ -469,6 +490,7 @@ def test_every_input_error_comes_before_a_byte_is_written(tmp_path: Path, comput
         (replace(plan, sources=(replace(good, origin=copy),), out=copy),
          WeightsError, "is an input"),
         (replace(plan, out=file), WeightsError, "not a folder"),
+        (replace(plan, out=lora), WeightsError, "holds an adapter, which from_pretrained would put on top"),
         (replace(plan, method="meen"), MergeError, "no merge method 'meen'"),
         (replace(plan, options={"k": 1}), MergeError, "no option 'k'"),
     ]  # fmt: skip

@@ -35,11 +35,14 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Hub, Path]
     saved(trained(started_from("BertForSequenceClassification", base), seed=2), folder / "b")
     adapted = get_peft_model(started_from("BertModel", base), LoraConfig(r=2, init_lora_weights=False))
     adapted.save_pretrained(folder / "c")
+    for name in ("vocab.txt", "source.spm", "bpe.codes", "prophetnet.tokenizer"):
+        (base / name).write_text("{}")
     with serve(folder / "hub") as running:
         api = HfApi(running.url, token)
         for name in ("base", "a", "b", "c"):
             api.create_repo(f"acme/{name}", private=True)
             api.upload_folder(repo_id=f"acme/{name}", folder_path=folder / name, ignore_patterns="README.md")
+        api.upload_file(repo_id="acme/base", path_in_repo="adapter_config.json", path_or_fileobj=b"{}")  # left out
         yield Hub(running.url, token, folder / "cache"), folder
 
 
