@@ -23,6 +23,7 @@ from hub_fusion.publish.markdown import (
     repo_link,
     table,
 )
+from hub_fusion.publish.notices import NOTICE
 from hub_fusion.recipe import Recipe
 from hub_fusion.recipe.license_names import naming_fault, notice
 from hub_fusion.records import Credit, Generation, Index
@@ -238,7 +239,8 @@ class Facts:
         if fault := naming_fault(license, self.record.base):
             said.append(f"To mend: {md(fault)}.")
         if self.record.contributions:
-            said.append("What each contribution's card declared at its commit is in the table above.")
+            said.append("What each contribution's card declared at its commit is in the table above; "
+                        f"{code(NOTICE)} names all that went into this lineage.")  # fmt: skip
         return " ".join(said)
 
     def provenance(self) -> str:

@@ -19,6 +19,7 @@ from hub_fusion.hub.pulls import Pulls
 from hub_fusion.publish.card import render_card
 from hub_fusion.publish.card_sections import withdrawn_notice
 from hub_fusion.publish.lineage import INDEX_PATH, append
+from hub_fusion.publish.notices import notice_files
 from hub_fusion.publish.proposal import description
 from hub_fusion.publish.state import BaseState, read_record, record_path
 from hub_fusion.records import Attempt, Generation, Index, generation_number
@@ -110,11 +111,13 @@ def publish(
     index = lineage_with(state, record, rejected)
     tag = f"gen-{record.generation}"
     head = state.head
+    notices: dict[str, str] = {}
     for _ in range(TRIES):
         there = hub.files(state.repo, head)
+        notices = notices or notice_files(hub, state, record, there, say)
         card = _card(hub, state, record, index, head, there, license)
         operations = plan_commit(candidate, record, index, rejected, card, there, keep_formats=keep_formats,
-                                 keep_heads=keep_heads, beside=beside)  # fmt: skip
+                                 keep_heads=keep_heads, beside={**notices, **(beside or {})})  # fmt: skip
         taken = hub.tags(state.repo).get(tag)
         if taken and hub.branches(state.repo)["main"] == head:  # else it is on a generation that came in between
             raise HubConflict(

@@ -19,12 +19,13 @@ _ESCAPES = {ord(c): "\\" + c for c in "\\`*_[]!|$~#"} | {ord("<"): "&lt;", ord("
 
 def plain(text: object, limit: int = 80) -> str:
     """One line of visible characters: no control, bidi, surrogate or private ones; at most `limit` of them."""
-    shown = "".join(" " if c.isspace() else c for c in str(text)[: 4 * limit] if c.isspace() or _visible(c))
+    shown = "".join(" " if c.isspace() else c for c in str(text)[: 4 * limit] if c.isspace() or is_visible(c))
     shown = " ".join(shown.split())
     return shown if len(shown) <= limit else shown[: limit - 1] + "…"
 
 
-def _visible(character: str) -> bool:
+def is_visible(character: str) -> bool:
+    """Whether a character is neither control nor format, surrogate, private, unassigned or a line of its own."""
     return unicodedata.category(character) not in {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}
 
 
@@ -52,7 +53,7 @@ def code(text: object, limit: int = 120) -> str:
 def fence(text: str, language: str = "") -> str:
     """`text` in a fenced block that no line of it can close; line ends become newlines, invisible characters go."""
     text = "\n".join(re.split(r"\r\n|[\r\n\v\f\x85\u2028\u2029]", text)).strip("\n")
-    text = "".join(c for c in text if c in "\n\t" or _visible(c))
+    text = "".join(c for c in text if c in "\n\t" or is_visible(c))
     marks = "`" * max(3, 1 + max((len(run) for run in re.findall("`+", text)), default=0))
     return f"{marks}{language}\n{text}\n{marks}"
 

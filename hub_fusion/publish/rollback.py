@@ -17,6 +17,7 @@ from hub_fusion.hub import FileInfo, Hub
 from hub_fusion.publish.channel import set_stable
 from hub_fusion.publish.commit import CARD, card_for
 from hub_fusion.publish.lineage import INDEX_PATH
+from hub_fusion.publish.notices import NOTICE
 from hub_fusion.publish.state import BaseState, read_record, record_path
 from hub_fusion.records import Index, Verdict, Withdrawal, now, withdrawal_title
 from hub_fusion.weights.remote import ADAPTER, ADAPTER_CONFIG, HEAD, RESIDUAL
@@ -80,7 +81,7 @@ def marked(index: Index, gone: set[int], withdrawal: Withdrawal) -> Index:
 
 
 def _weights_back(hub: Hub, state: BaseState, target: int, there: Mapping[str, FileInfo]) -> list[Operation]:
-    """Main's weights, heads and what rounding lost become those of `target`; large files are copied on the Hub."""
+    """Main's weights, heads, NOTICE and what rounding lost become those of `target`; the Hub copies large files."""
     from huggingface_hub import CommitOperationAdd, CommitOperationCopy, CommitOperationDelete
 
     at = state.revisions[target]
@@ -97,6 +98,6 @@ def _weights_back(hub: Hub, state: BaseState, target: int, there: Mapping[str, F
 
 
 def _is_weight(path: str) -> bool:
-    if RESIDUAL.fullmatch(path) or HEAD.fullmatch(path) or path in (ADAPTER, ADAPTER_CONFIG):
+    if RESIDUAL.fullmatch(path) or HEAD.fullmatch(path) or path in (ADAPTER, ADAPTER_CONFIG, NOTICE):
         return True
     return "/" not in path and path.endswith((".safetensors", ".safetensors.index.json"))
