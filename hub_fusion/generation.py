@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Literal
 
 from hub_fusion.budget import Meter
 from hub_fusion.contributions.aside import set_aside
-from hub_fusion.contributions.discover import choose, due
+from hub_fusion.contributions.discover import choose, due, untried
 from hub_fusion.contributions.listing import Listing
 from hub_fusion.deeds import Deeds, Direct
 from hub_fusion.errors import BudgetSpent
@@ -24,10 +24,10 @@ from hub_fusion.lock import alone
 from hub_fusion.provenance import Clock
 from hub_fusion.publish.channel import is_off
 from hub_fusion.publish.commit import PublishConflict
-from hub_fusion.publish.state import check_base, open_base
+from hub_fusion.publish.state import BaseState, check_base, open_base
 from hub_fusion.publish.status import read_status, waiting
 from hub_fusion.recipe import Recipe
-from hub_fusion.records import now
+from hub_fusion.records import Contribution, Status, now
 from hub_fusion.screening import find_contributions, screen_round
 from hub_fusion.weights.fuse import Progress
 
@@ -75,9 +75,8 @@ def _round(
         status = read_status(hub, state)
         aside = set_aside(queue, status.aside, round_id(recipe, state, []), recipe.rescan)
         queue, refusals = aside.left, [*refusals, *aside.refusals]
-        chosen = choose(queue, recipe.round)
         reason = due(queue, recipe.round, now())
-        id = round_id(recipe, state, [c.sha for c in chosen])
+        chosen, id = _next(recipe, state, queue, status)
         before = [attempt for attempt in status.rejected if attempt.id == id]
         judged = {*(entry.id for entry in state.index.entries), *(other.id for other in status.proposed)}
         known = bool(before) or id in judged
@@ -117,6 +116,19 @@ def _round(
     except BudgetSpent:
         deeds.tell_headroom(headroom(meter, work, compute))
         raise
+
+
+def _next(
+    recipe: Recipe, state: BaseState, queue: list[Contribution], status: Status
+) -> tuple[list[Contribution], str]:
+    """Who is chosen, and the attempt's id. Those whom the gate rejected let others go first, if there are enough."""
+    chosen = choose(queue, recipe.round)
+    id = round_id(recipe, state, [c.sha for c in chosen])
+    others = untried(queue, status.rejected)
+    if id not in {attempt.id for attempt in status.rejected} or due(others, recipe.round, now()) is None:
+        return chosen, id
+    chosen = choose(others, recipe.round)
+    return chosen, round_id(recipe, state, [c.sha for c in chosen])
 
 
 def _too_few(ready: int, recipe: Recipe) -> str:

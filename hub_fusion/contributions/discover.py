@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from hub_fusion.contributions.card import MOST, REVISION, faults_of, languages, mapping, text, texts
 from hub_fusion.errors import HubError, HubUnreachable
 from hub_fusion.recipe import Recipe, Round
-from hub_fusion.records import Contribution, Refusal, Relation
+from hub_fusion.records import Attempt, Contribution, Refusal, Relation
 
 if TYPE_CHECKING:
     from huggingface_hub.hf_api import ModelInfo
@@ -175,6 +175,13 @@ def choose(kept: Sequence[Contribution], rule: Round) -> list[Contribution]:
             turn[contribution.author] += 1
         newest = [c for _, _, c in sorted(order, key=lambda entry: entry[:2])]
     return sorted(newest[: rule.max_contributions], key=lambda c: c.key)
+
+
+def untried(kept: Sequence[Contribution], attempts: Sequence[Attempt]) -> list[Contribution]:
+    """Those that none of these attempts was made with, and none left out because the result was worse with them."""
+    tried = {c.key for attempt in attempts for c in attempt.contributions}
+    tried |= {f"{r.repo}@{r.sha}" for attempt in attempts for r in attempt.refusals if r.stage == "fuse"}
+    return [c for c in kept if c.key not in tried]
 
 
 def _since(contribution: Contribution) -> datetime:

@@ -205,6 +205,21 @@ def test_a_rejected_attempt_is_told_remembered_and_not_made_again(empty: World, 
     assert empty.status().rejected == () and empty.status().generation == 1
 
 
+def test_those_who_were_rejected_let_others_go_first(ready: World, task: Path) -> None:
+    """The newest are chosen: as many bad ones as a round may have would keep all others waiting for good."""
+    for place, author in enumerate(AUTHORS):
+        ready.contribute(author, seed=70 + place, name="bad", change=harmful)
+    rules = {"round": {"max_contributions": 5}, "gate": {"epsilon": 0.3, "test": "means", "delta": None}}
+    recipe = ready.recipe(**judged(task), merge={"steps": [1.0]}, **rules)
+    rejected = ready.run(recipe)
+    assert rejected.status == "rejected" and rejected.record
+    assert {c.repo for c in rejected.record.contributions} == {f"{author}/bad" for author in AUTHORS}
+    published = ready.run(recipe)
+    assert published.status == "published" and published.record
+    assert {c.repo for c in published.record.contributions} == {f"{author}/finetune" for author in AUTHORS}
+    assert {c.repo for c in ready.run(recipe, dry_run=True).queue} == {f"{author}/bad" for author in AUTHORS}
+
+
 def test_a_smaller_step_is_tried_where_the_whole_way_is_too_far(empty: World, task: Path) -> None:
     """The whole way flattens all features to one; a tenth of it scales them, which a probe hardly notices."""
     empty.contribute_all(seed=1, change=harmful)
