@@ -20,7 +20,7 @@ from hub_fusion.evaluate.canaries import Held, check_canaries, find_culprits, wa
 from hub_fusion.evaluate.gate import Rival, find_rivals, gate_mean, judge, with_canaries
 from hub_fusion.evaluate.scores import Measurement, compare, compare_likelihoods
 from hub_fusion.evaluate.search import Found, Tried, search
-from hub_fusion.evaluate.suite import cheapest, gather_up, measure, recall
+from hub_fusion.evaluate.suite import cheapest, gather_up, measure, occurring, recall
 from hub_fusion.events import Event, Say, named
 from hub_fusion.hub import Hub
 from hub_fusion.provenance import Clock
@@ -96,7 +96,8 @@ class Workshop:
         merge, sources = self.recipe.merge, self.sources(members)
         with self.clock("fuse"):
             plan = FusePlan(self.base, self.work / "candidate", sources, merge.method, merge.options, step, merge.heads,
-                            seed=merge.seed, residual=merge.residual)  # fmt: skip
+                            seed=merge.seed, residual=merge.residual,
+                            tokens=self.screened.tokens.of(members))  # fmt: skip
             if self.frozen:
                 rank = self.recipe.publish.rank
                 report = self.frozen.fuse(self.state.generation, sources, step, rank, plan.out, self.say)
@@ -139,6 +140,11 @@ def best_candidate(shop: Workshop) -> Chosen:
     shutil.rmtree(shop.work / "candidate", ignore_errors=True)  # a killed round may have left anything there
     parent_folder, digest = shop.parent()
     parent = shop.measure(parent_folder, digest)
+    if parent.likelihoods and (texts := {t.content for own in shop.screened.tokens.brought.values() for t in own}):
+        told = occurring(recipe.evaluate, texts)
+        if told:
+            shop.say(f"{len(told)} new tokens are left out: they occur in the texts that are judged token by token")
+        shop.screened = replace(shop.screened, tokens=shop.screened.tokens.without(told))
     rivals = find_rivals(state.index, parent.scores, recipe.gate, lambda n: answers_of(shop, n, parent))
     if parent.scores.deciding() and state.generation and not any(rival.name == "root" for rival in rivals):
         shop.say("measuring gen-0 with these tasks")

@@ -106,6 +106,7 @@ def finish_round(
                         seed=recipe.merge.seed, heads=recipe.merge.heads, base_revision=onto or state.head,
                         residual=recipe.merge.residual,
                         rank=recipe.publish.rank if frozen else None),
+        tokens=shop.screened.tokens.of([c.key for c in chosen.contributions]),
         parent_scores=chosen.parent.scores, candidate_scores=chosen.candidate.scores,
         analysis=analyse(shop, chosen), retention=look_back(shop),
         differences=compare(chosen.candidate, chosen.parent),
@@ -147,6 +148,9 @@ def check_recipe(recipe: Recipe) -> None:
     if recipe.publish.kind == "adapter" and recipe.merge.residual:
         raise RecipeError("merge.residual keeps what rounding of weights lost, and generations here are adapters: "
                           "set it to false, or publish.kind to weights")  # fmt: skip
+    if recipe.publish.kind == "adapter" and recipe.merge.vocab == "keep":
+        raise RecipeError("merge.vocab is keep, and generations here are adapters, which have no rows of new tokens: "
+                          "set it to drop, or publish.kind to weights")  # fmt: skip
     if recipe.gate.require_tasks and not recipe.evaluate.tasks:
         raise RecipeError("evaluate.tasks is empty, so nothing says whether the result is a better base: "
                           "name held-out tasks, or set gate.require_tasks: false to publish unmeasured")  # fmt: skip

@@ -8,7 +8,7 @@ the commit that was fused, or from an archive; there they must have the same fil
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from hub_fusion.hub import FileInfo, Hub
 from hub_fusion.publish.archive import Archive, default_archive, files_read, folder_of
 from hub_fusion.publish.state import read_record
 from hub_fusion.recipe import Recipe
-from hub_fusion.records import Credit, Formula, Generation, generation_number
+from hub_fusion.records import AddedToken, Credit, Formula, Generation, generation_number
 from hub_fusion.weights.deltas import Source
 from hub_fusion.weights.fuse import FusePlan
 from hub_fusion.weights.remote import Spool, fetch_checkpoint
@@ -130,4 +130,20 @@ def plan_again(
                               credit.relation, float(credit.weight or 0), credit.scale))  # fmt: skip
     formula = formula_of(record)
     return FusePlan(base, out, tuple(sources), record.method, formula.options, record.step, formula.heads,
-                    formula.dtype, formula.seed, formula.residual)  # fmt: skip
+                    formula.dtype, formula.seed, formula.residual,
+                    tokens=tokens_of(record, {s.key for s in sources}))  # fmt: skip
+
+
+def tokens_of(record: Generation, keys: Collection[str]) -> tuple[AddedToken, ...]:
+    """The new tokens of a generation with the rows of these contributions alone.
+
+    Raises RecordError if nobody is left who has one of them: the ids of those after it would be others.
+    """
+    left = [t.model_copy(update={"rows": {k: n for k, n in t.rows.items() if k in keys}}) for t in record.tokens]
+    gone = [t for t, kept in zip(record.tokens, left, strict=True) if not kept.rows]
+    if gone:
+        raise RecordError(
+            f"{record.tag} has {len(gone)} tokens that only what is left out brought ({gone[0].content!a} of "
+            f"{', '.join(gone[0].rows)[:200]}); without them later tokens would have other ids"
+        )
+    return tuple(left)

@@ -36,7 +36,7 @@ def find_contributions(
     fused = read_fused(hub, state).keys
     if listing:
         weights_at = state.revisions[0] if recipe.publish.kind == "adapter" else state.head
-        queue, refusals = listing.look(hub, recipe, fused, weights_at)
+        queue, refusals = listing.look(hub, recipe, fused, weights_at, state.revisions[0])
     else:
         found, refusals = discover(hub, recipe)
         queue, more = filter_contributions(found, Circumstances.of(hub, recipe, fused))

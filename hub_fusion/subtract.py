@@ -25,9 +25,10 @@ from hub_fusion.publish.rollback import marked
 from hub_fusion.publish.state import BaseState, check_base, fused_credits, open_base, record_path
 from hub_fusion.recipe import Recipe
 from hub_fusion.records import Contribution, Credit, Generation, Refusal, Withdrawal, now
-from hub_fusion.replan import find_contributions, formula_of, open_generation, plan_again
+from hub_fusion.replan import find_contributions, formula_of, open_generation, plan_again, tokens_of
 from hub_fusion.weights.fuse import Progress
 from hub_fusion.weights.remote import ADAPTER, Spool, fetch_checkpoint
+from hub_fusion.weights.tokens import NewTokens
 
 if TYPE_CHECKING:
     from hub_fusion.weights.compute import Compute
@@ -49,6 +50,10 @@ def subtract(
         state = open_base(hub, recipe.base, recipe.root)
         check_base(hub, state)
         record, gone, left = _parted(hub, state, repo)
+        try:
+            tokens_of(record, {c.key for c in left})
+        except RecordError as error:
+            raise RecordError(f"{error}: hub-fusion rollback {state.repo} {record.tag}") from None
         say(Event("subtract", f"fusing {record.tag} again without {', '.join(c.key for c in gone)}"))
         withdrawal = Withdrawal(reason=reason, at=now(), to_generation=state.next_generation)
         index = marked(state.index, {record.generation}, withdrawal)
@@ -60,7 +65,7 @@ def subtract(
         found = find_contributions(hub, recipe.base, [rest])
         plan = plan_again(hub, recipe.base, rest, base, work / "candidate", found, spool, say)
         fused = [Contribution.model_validate(c.model_dump()) for c in left]
-        screened = Screened(fused, list(plan.sources), [])
+        screened = Screened(fused, list(plan.sources), [], tokens=NewTokens.from_plan(plan.tokens))
         rules = _as_recorded(recipe, record, part_of_step(screened, recipe.merge))
         refusals = [_refusal(Contribution.model_validate(c.model_dump()), reason) for c in gone]
         yanked = record.model_copy(update={"status": "yanked", "withdrawn": withdrawal})

@@ -161,7 +161,8 @@ def plan_from_lines(
     base, screened = screen_round(rules, hub, compute, state, kept, place, say)
     return FusePlan(base, out, tuple(screened.sources), rules.merge.method, rules.merge.options,
                     rules.merge.steps[0], rules.merge.heads, output_dtype(dtype), rules.merge.seed,
-                    rules.merge.residual)  # fmt: skip
+                    rules.merge.residual,
+                    tokens=screened.tokens.of([c.key for c in screened.contributions]))  # fmt: skip
 
 
 def output_dtype(dtype: str | None) -> str | None:

@@ -26,7 +26,8 @@ from hub_fusion.weights.adapter import MemoryNames, plan_adapter, read_lora_conf
 from hub_fusion.weights.adapter_members import check_member
 from hub_fusion.weights.checkpoint import Checkpoint, TensorSpec
 from hub_fusion.weights.names import MismatchError, match_names, memory_names
-from hub_fusion.weights.remote import ADAPTER, read_headers, weight_files
+from hub_fusion.weights.remote import ADAPTER, checkpoint_headers
+from hub_fusion.weights.vocabulary import with_rows_of
 
 NO_SHA = "0" * 40
 HAS_MODELS = all(find_spec(name) is not None for name in ("torch", "transformers"))
@@ -99,10 +100,9 @@ def published_recipe(hub: Hub, base: str) -> Recipe:
 
 
 def base_headers(hub: Hub, base: str) -> dict[str, TensorSpec]:
-    """Names, shapes and dtypes of the base's newest tensors, from headers."""
-    sha = hub.resolve(base)
-    sizes = hub.files(base, sha)
-    return read_headers(hub, base, sha, weight_files(hub, base, sha, sizes), sizes)
+    """Names, shapes and dtypes of the base's newest tensors, with no more tokens than the root has; from headers."""
+    newest, root = checkpoint_headers(hub, base, hub.resolve(base)), hub.tags(base).get("gen-0")
+    return with_rows_of(newest, checkpoint_headers(hub, base, root)) if root else newest
 
 
 def base_memory_names(hub: Hub, base: str) -> MemoryNames:

@@ -31,7 +31,8 @@ from hub_fusion.recipe import Recipe
 from hub_fusion.records import Contribution, Refusal, now
 from hub_fusion.weights.checkpoint import TensorSpec
 from hub_fusion.weights.names import memory_names
-from hub_fusion.weights.remote import read_headers, weight_files
+from hub_fusion.weights.remote import checkpoint_headers
+from hub_fusion.weights.vocabulary import with_rows_of
 
 if TYPE_CHECKING:
     from hub_fusion.hub import Hub
@@ -49,11 +50,13 @@ class Listing:
     file: Path
     say: Callable[[str], None] = lambda _: None
 
-    def look(self, hub: Hub, recipe: Recipe, fused: frozenset[str], weights_at: str) -> Found:
+    def look(
+        self, hub: Hub, recipe: Recipe, fused: frozenset[str], weights_at: str, root_at: str | None = None
+    ) -> Found:
         """The queue in canonical order, and all refusals by metadata and by headers.
 
-        `weights_at`: the commit of the base whose tensors contributions must have. Raises HubUnreachable; what was
-        found out before that is kept.
+        `weights_at`: the commit of the base whose tensors contributions must have, of tokens as many as at `root_at`.
+        Raises HubUnreachable; what was found out before that is kept.
         """
 
         def work(cache: Cache) -> Found:
@@ -63,7 +66,7 @@ class Listing:
             found, refusals = put_together(recipe, [*listed, *read_included(hub, recipe)])
             at = Circumstances(recipe, fused, lambda: self._license(cache, hub, recipe, weights_at))
             kept, more = filter_contributions(found, at)
-            queue, last = self._headers(cache, hub, recipe, kept, weights_at)
+            queue, last = self._headers(cache, hub, recipe, kept, weights_at, root_at or weights_at)
             return queue, [*refusals, *more, *last]
 
         return with_cache(self.file, hub.endpoint, work)
@@ -130,15 +133,17 @@ class Listing:
             cache.keep_fact("license for", asked)
         return BaseLicense(tuple(Link(*link) for link in json.loads(cache.fact("license") or "[]")))
 
-    def _headers(self, cache: Cache, hub: Hub, recipe: Recipe, kept: list[Contribution], weights_at: str) -> Found:
+    def _headers(
+        self, cache: Cache, hub: Hub, recipe: Recipe, kept: list[Contribution], weights_at: str, root_at: str
+    ) -> Found:
         """Those whose headers pass, and refusals of the others; asks for headers that no verdict is known of."""
         base: dict[str, TensorSpec] = {}
 
         def specs() -> dict[str, TensorSpec]:
             if not base:
-                sizes = hub.files(recipe.base, weights_at)
-                names = weight_files(hub, recipe.base, weights_at, sizes)
-                base.update(read_headers(hub, recipe.base, weights_at, names, sizes))
+                base.update(checkpoint_headers(hub, recipe.base, weights_at))
+                if root_at != weights_at:
+                    base.update(with_rows_of(base, checkpoint_headers(hub, recipe.base, root_at)))
             return base
 
         @once

@@ -23,7 +23,8 @@ from hub_fusion.weights.checkpoint import FLOATS, ITEM_BYTES, TensorSpec
 from hub_fusion.weights.codec import STORED, widen
 from hub_fusion.weights.kinds import is_parameter, kind_of
 from hub_fusion.weights.names import match_names
-from hub_fusion.weights.remote import read_headers, weight_files
+from hub_fusion.weights.remote import checkpoint_headers
+from hub_fusion.weights.vocabulary import with_rows_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -64,8 +65,8 @@ class Nearest:
             return None  # the screen reads the same headers and refuses it with a reason
 
     def _of(self, c: Contribution) -> list[np.ndarray]:
-        specs = _headers(self.hub, c.repo, c.sha)
-        names = match_names(self._spec(max(self.commits)), specs).names
+        specs = checkpoint_headers(self.hub, c.repo, c.sha)
+        names = match_names(self._smallest(), specs).names
         return _read(self.hub, c.repo, c.sha, specs, [(names[name], at, n) for name, at, n in self._slices()])
 
     def _of_generation(self, number: int) -> list[np.ndarray]:
@@ -76,12 +77,16 @@ class Nearest:
 
     def _spec(self, number: int) -> dict[str, TensorSpec]:
         if number not in self._specs:
-            self._specs[number] = _headers(self.hub, self.base, self.commits[number])
+            self._specs[number] = checkpoint_headers(self.hub, self.base, self.commits[number])
         return self._specs[number]
+
+    def _smallest(self) -> dict[str, TensorSpec]:
+        """The newest one's tensors, with no more tokens than the root has."""
+        return with_rows_of(self._spec(max(self.commits)), self._spec(min(self.commits)))
 
     def _slices(self) -> list[Slice]:
         """A slice of each of some tensors of the body, spread over the model as its weights are."""
-        specs = self._spec(max(self.commits))
+        specs = self._smallest()
         body = [s for n, s in specs.items() if kind_of(n) == "body" and is_parameter(s) and s.dtype in FLOATS]
         ends, total = [], 0
         for spec in body:
@@ -95,11 +100,6 @@ class Nearest:
             count = min(ELEMENTS, size)
             chosen.setdefault(spec.name, (spec.name, min(middle - (end - size), size - count), count))
         return list(chosen.values())
-
-
-def _headers(hub: Hub, repo: str, sha: str) -> dict[str, TensorSpec]:
-    sizes = hub.files(repo, sha)
-    return read_headers(hub, repo, sha, weight_files(hub, repo, sha, sizes), sizes)
 
 
 def _read(hub: Hub, repo: str, sha: str, specs: Mapping[str, TensorSpec], slices: list[Slice]) -> list[np.ndarray]:

@@ -26,15 +26,18 @@ from hub_fusion.records import Contribution, Refusal, files_identity
 from hub_fusion.weights.adapter import LoraConfig, MemoryNames, plan_adapter
 from hub_fusion.weights.adapter_members import check_member
 from hub_fusion.weights.checkpoint import Checkpoint, TensorSpec
-from hub_fusion.weights.deltas import Deltas, Source, base_memory_names
+from hub_fusion.weights.deltas import Deltas, Source, base_memory_names, sharing_opener
 from hub_fusion.weights.measure import Measures, measure
 from hub_fusion.weights.names import MismatchError, match_names
 from hub_fusion.weights.remote import ADAPTER, ADAPTER_CONFIG, Spool, read_headers, weight_files
 from hub_fusion.weights.statistics import BESIDE
+from hub_fusion.weights.tokens import NO_TOKENS, NewTokens
+from hub_fusion.weights.vocabulary import with_rows_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from hub_fusion.contributions.added import Keeper
     from hub_fusion.hub import FileInfo, Hub
     from hub_fusion.weights.compute import Compute
 
@@ -52,6 +55,7 @@ class Screened:
     sources: list[Source]
     refusals: list[Refusal]
     measures: Measures | None = None  # of the survivors, in their order; None if there are none
+    tokens: NewTokens = NO_TOKENS  # that they bring, where the recipe keeps them
 
 
 def check_headers(
@@ -115,6 +119,12 @@ def screen(
     """
     base = Checkpoint.open(base_folder)
     wanted = Wanted.of(recipe, (base_folder / "config.json").read_text, base)
+    keeper = None
+    if recipe.merge.vocab == "keep":
+        from hub_fusion.contributions.added import Keeper  # numpy, which checking does without
+
+        keeper = Keeper.open(base, base_folder, say)
+    opener = sharing_opener()
     refusals: list[Refusal] = []
     spooled: list[tuple[Contribution, Source]] = []
     for number, c in enumerate(chosen, start=1):
@@ -122,7 +132,7 @@ def screen(
         files, refusal = check_headers(
             hub,
             c,
-            base,
+            with_rows_of(base, opener(origins[c.generation or 0])),
             partial(base_memory_names, base_folder),
             frozen=recipe.publish.kind == "adapter",
             wanted=wanted,
@@ -137,7 +147,7 @@ def screen(
                 refusal = c.refuse("screen", "not_fetched", f"{error}.", "Nothing you can do; it is tried again.")
             else:
                 source = Source(c.key, folder, origins[c.generation or 0], c.relation)
-                c, source, refusal = _open(c, source, base, base_folder, prepare, say)
+                c, source, refusal = _open(hub, c, source, base, base_folder, prepare, say, keeper)
                 if refusal is None and wanted:
                     refusal = check_values(c, folder, wanted)
                 if refusal is None:
@@ -165,7 +175,8 @@ def screen(
                   "cosine": measures.cosine_with_mean(i, effective)}  # fmt: skip
         contributions.append(c.model_copy(update=update))
         sources.append(Source(source.key, source.folder, source.origin, source.relation, weight, scales[i]))
-    return Screened(contributions, sources, refusals + more, measures.only(kept))
+    tokens = keeper.tokens([c.key for c in contributions]) if keeper else NO_TOKENS
+    return Screened(contributions, sources, refusals + more, measures.only(kept), tokens)
 
 
 def _standing(hub: Hub, c: Contribution, recipe: Recipe) -> Refusal | None:
@@ -186,16 +197,25 @@ def misfit(c: Contribution, error: MismatchError) -> Refusal:
 
 
 def _open(
-    c: Contribution, source: Source, base: Checkpoint, base_folder: Path, prepare: Prepare, say: Say
+    hub: Hub,
+    c: Contribution,
+    source: Source,
+    base: Checkpoint,
+    base_folder: Path,
+    prepare: Prepare,
+    say: Say,
+    keeper: Keeper | None,
 ) -> tuple[Contribution, Source, Refusal | None]:
     """What is to be measured, prepared; or why it cannot be opened, which would stop the pass over all tensors."""
     try:
         c, source = prepare(c, source)
-        for note in Deltas(source, base, base_folder).notes:
+        opened = Deltas(source, base, base_folder)
+        for note in opened.notes:
             say(f"  {note}")
+        refusal = keeper.look(hub, c, opened, source.origin) if keeper and isinstance(source.origin, Path) else None
     except MismatchError as error:
         return c, source, misfit(c, error)
     except WeightsError as error:
         fix = "Publish the full model in safetensors, or a plain LoRA adapter."
         return c, source, c.refuse("screen", "unsupported_weights", f"{error}.", fix)
-    return c, source, None
+    return c, source, refusal

@@ -11,7 +11,8 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Callable
+import unicodedata
+from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -146,6 +147,20 @@ def cheapest(evaluate: Evaluate, gate: Gate) -> Evaluate:
     accuracies = [p for p in protocols if p not in LIKELIHOODS] or protocols
     chosen = [p for p in protocols if p in (gate.protocols or accuracies)][:1]
     return evaluate.model_copy(update={p: None for p in protocols if p not in (*chosen, "perplexity")})
+
+
+def occurring(evaluate: Evaluate, texts: Iterable[str]) -> set[str]:
+    """Which of these are somewhere in the plain texts of the tasks, whatever their case or form.
+
+    Likelihoods are compared token by token, so that checkpoints must split the texts of a suite alike.
+    """
+
+    def plain(text: str) -> str:
+        return unicodedata.normalize("NFKC", text).casefold()
+
+    whole = ["\n".join(plain(str(text)) for text in part.inputs[:, 0])
+             for task in _load_tasks(evaluate) if task.kind == "plain" for part in task.parts.values()]  # fmt: skip
+    return {text for text in texts if any(plain(text).strip() in one for one in whole)}
 
 
 def _cache_file(cache: Path, weights_sha256: str, suite: str) -> Path:

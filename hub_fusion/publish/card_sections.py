@@ -33,6 +33,7 @@ PAPER = "[ColD Fusion](https://arxiv.org/abs/2212.01378)"
 AUTO_CLASSES = {"text-generation": "AutoModelForCausalLM"}  # these have no task head that a fuse could drop
 RECIPE_CHARACTERS = 20_000
 THANKED = 200  # names
+NAMED = 20  # tokens
 CITATION = """\
 @inproceedings{don-yehiya-etal-2023-cold,
     title = "{C}ol{D} Fusion: Collaborative Descent for Distributed Multitask Finetuning",
@@ -201,7 +202,17 @@ class Facts:
         )
         text += f"The vectors were merged by the method {code(record.method)}, and "
         text += "the result" if record.step == 1 else f"{100 * record.step:.4g} % of the result"
-        return f"{text} was added to {self.standing.parent or 'the base'} ({PAPER}). The recipe:"
+        return f"{text} was added to {self.standing.parent or 'the base'} ({PAPER}).{self._tokens()} The recipe:"
+
+    def _tokens(self) -> str:
+        """The tokens that its parent has not, and who brought them."""
+        tokens = self.record.tokens
+        if not tokens:
+            return ""
+        named = [f"{code(t.content, 40)} by {', '.join(md(key.partition('@')[0], 97) for key in list(t.rows)[:3])}"
+                 for t in tokens[:NAMED]]  # fmt: skip
+        more = f", and {len(tokens) - NAMED} more" if len(tokens) > NAMED else ""
+        return f" The tokenizer has {count(len(tokens), 'new token')}: {'; '.join(named)}{more}."
 
     def recipe_text(self) -> str:
         text = self.record.recipe

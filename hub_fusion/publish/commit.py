@@ -25,6 +25,7 @@ from hub_fusion.publish.state import BaseState, read_record, record_path
 from hub_fusion.records import Attempt, Generation, Index, generation_number
 from hub_fusion.weights.checkpoint import INDEX
 from hub_fusion.weights.remote import ADAPTER, ADAPTER_CONFIG, HEAD, RESIDUAL
+from hub_fusion.weights.tokens import FILES as VOCABULARY
 
 if TYPE_CHECKING:
     from hub_fusion.hub import Operation
@@ -70,13 +71,14 @@ def plan_commit(
 ) -> list[Operation]:  # fmt: skip
     """What the commit does: the candidate's weights, card and records come, stale weight files go.
 
-    `there` are the files of the head it is made on. Configuration and tokenizer are as they are there already. An
-    adapter comes beside the frozen weights. Heads of the record's tasks come; those of others go, unless `keep_heads`.
+    `there` are the files of the head it is made on. Configuration and tokenizer are as they are there already, but for
+    new tokens. An adapter comes beside the frozen weights. Heads of the record's tasks come; those of others go, unless
+    `keep_heads`.
     """
     from huggingface_hub import CommitOperationAdd, CommitOperationDelete
 
     adapter = ADAPTER in record.weights
-    wanted = {*record.weights, ADAPTER_CONFIG if adapter else INDEX}
+    wanted = {*record.weights, ADAPTER_CONFIG if adapter else INDEX, *(VOCABULARY if record.tokens else ())}
     files = {path.name: path for path in sorted(candidate.iterdir()) if path.name in wanted}
     files |= {f"fusion/{path.name}": path for path in sorted(candidate.glob("fusion/residual-*.st"))}
     heads = [candidate / "heads" / str(score.task) / name for score in record.heads for name in HEAD_FILES]

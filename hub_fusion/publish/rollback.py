@@ -9,7 +9,7 @@ configuration and tokenizer, which stay as people left them on main.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING
 
 from hub_fusion.errors import RecordError
@@ -21,6 +21,7 @@ from hub_fusion.publish.notices import NOTICE
 from hub_fusion.publish.state import BaseState, read_record, record_path
 from hub_fusion.records import Index, Verdict, Withdrawal, now, withdrawal_title
 from hub_fusion.weights.remote import ADAPTER, ADAPTER_CONFIG, HEAD, RESIDUAL
+from hub_fusion.weights.tokens import FILES as VOCABULARY
 
 if TYPE_CHECKING:
     from hub_fusion.hub import Operation
@@ -42,10 +43,11 @@ def roll_back(
     withdrawal = Withdrawal(reason=reason, at=now(), to_generation=target, verdict=verdict, suite=suite)
     index = marked(state.index, gone, withdrawal)
     there = hub.files(state.repo, state.head)
-    operations = _weights_back(hub, state, target, there)
+    records = {number: read_record(hub, state.repo, number, state.revisions[number]) for number in sorted(gone)}
+    more = VOCABULARY if any(record.tokens for record in records.values()) else ()
+    operations = _weights_back(hub, state, target, there, more)
     texts = {INDEX_PATH: index.to_json(indent=1) + "\n"}
-    for number in sorted(gone):
-        record = read_record(hub, state.repo, number, state.revisions[number])
+    for number, record in records.items():
         yanked = record.model_copy(update={"status": "yanked", "withdrawn": withdrawal})
         texts[record_path(number)] = yanked.to_json(indent=1) + "\n"
     texts[CARD] = card_for(hub, state, target, index, there)
@@ -80,15 +82,20 @@ def marked(index: Index, gone: set[int], withdrawal: Withdrawal) -> Index:
     return index.model_copy(update={"entries": entries, "updated_at": max(index.updated_at, withdrawal.at)})
 
 
-def _weights_back(hub: Hub, state: BaseState, target: int, there: Mapping[str, FileInfo]) -> list[Operation]:
-    """Main's weights, heads, NOTICE and what rounding lost become those of `target`; the Hub copies large files."""
+def _weights_back(
+    hub: Hub, state: BaseState, target: int, there: Mapping[str, FileInfo], more: Collection[str]
+) -> list[Operation]:
+    """Main's weights, heads, NOTICE and what rounding lost become those of `target`, and so do files named in `more`.
+
+    Large files are copied on the Hub.
+    """
     from huggingface_hub import CommitOperationAdd, CommitOperationCopy, CommitOperationDelete
 
     at = state.revisions[target]
     before = hub.files(state.repo, at)
     operations: list[Operation] = []
     for path, file in before.items():
-        if not _is_weight(path) or (path in there and there[path].oid == file.oid):
+        if not (_is_weight(path) or path in more) or (path in there and there[path].oid == file.oid):
             continue
         if file.sha256:
             operations.append(CommitOperationCopy(path, path, src_revision=at))

@@ -8,11 +8,6 @@ from pydantic import Field, field_validator
 
 from hub_fusion.recipe.section import Section
 
-WHY_NOT_KEEP = (
-    "a loop cannot keep rows of tokens that the base lacks: contributions to earlier generations would have fewer rows "
-    "than the base; hub-fusion fuse --vocab keep makes a new base with them, or leave it at drop"
-)
-
 
 class Merge(Section):
     """The formula."""
@@ -27,16 +22,11 @@ class Merge(Section):
     )  # fmt: skip
     cap: bool = Field(True, description="cap norms before the method")
     heads: Literal["drop", "keep"] = Field("drop", description="task heads: leave them out, or keep the base's")
-    vocab: Literal["drop"] = Field("drop", description="rows of tokens that the base lacks: left out")
+    vocab: Literal["drop", "keep"] = Field(
+        "drop", description="tokens that contributions added: leave them out, or keep them"
+    )
     residual: bool = Field(False, description="keep what rounding to 16 bits lost; the next generation starts from it")
     steps: tuple[float, ...] = Field((1.0, 0.5, 0.25), description="parts of the way to try, in this order")
-
-    @field_validator("vocab", mode="before")
-    @classmethod
-    def _vocab(cls, vocab: object) -> object:
-        if vocab == "keep":
-            raise ValueError(WHY_NOT_KEEP)
-        return vocab
 
     @field_validator("steps")
     @classmethod

@@ -28,10 +28,12 @@ from hub_fusion.records.refused import Told, tell_refusals
 from hub_fusion.records.schemas import write_schemas
 from hub_fusion.records.scores import Difference, Estimate, Retained, Score, Scores
 from hub_fusion.records.status import Aside, Headroom, Proposed, Status, Waiting
+from hub_fusion.records.token import AddedToken
 from hub_fusion.records.verdict import CanaryCheck, Contamination, Control, Rule, Trial, Verdict
 
 __all__ = [
     "SCHEMA_VERSION",
+    "AddedToken",
     "Analysis",
     "Aside",
     "Attempt",

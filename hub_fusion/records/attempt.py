@@ -12,6 +12,7 @@ from hub_fusion.records.contribution import Credit, Refusal
 from hub_fusion.records.index import AttemptStatus, IndexEntry
 from hub_fusion.records.record import SCHEMA_VERSION, Moment, Record, Sha, Sha256
 from hub_fusion.records.scores import Difference, Estimate, Retained, Score, Scores
+from hub_fusion.records.token import AddedToken
 from hub_fusion.records.verdict import Contamination, Control, Verdict
 
 
@@ -84,6 +85,7 @@ class Attempt(Record):
     method: str = "mean"
     step: float = 1.0
     formula: Formula | None = Field(None, description="null in old records, whose recipe says it")
+    tokens: tuple[AddedToken, ...] = Field((), description="that contributions brought and the parent has not")
     archive: str | None = Field(None, description="the repository that keeps what was fused")
     parent_scores: Scores | None = None
     candidate_scores: Scores | None = None

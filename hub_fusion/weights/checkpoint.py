@@ -12,9 +12,10 @@ import json
 import mmap
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Self
 
 from hub_fusion.errors import HeaderError, WeightsError
@@ -157,6 +158,8 @@ def read_index(text: str, *, source: str) -> dict[str, str]:
 class Checkpoint(Mapping[str, TensorSpec]):
     """The tensors of a local folder (or of one file), by on-disk name; read in place, never copied to memory whole."""
 
+    longer: Mapping[str, int] = MappingProxyType({})  # see Lengthened
+
     def __init__(self, folder: Path, files: list[str]) -> None:
         self.folder, self.files = folder, files
         self.store: Store = LocalFiles(folder)
@@ -211,6 +214,11 @@ class Checkpoint(Mapping[str, TensorSpec]):
     def __len__(self) -> int:
         return len(self.tensors)
 
+    @property
+    def whole(self) -> Checkpoint:
+        """As it is stored, also where it is seen as a Lengthened one."""
+        return self
+
     def raw(self, name: str, first: int, last: int, out: np.ndarray | None = None) -> np.ndarray:
         """Elements [first, last) of the flat tensor as they are stored (see codec.STORED), read into `out` if given.
 
@@ -228,6 +236,11 @@ class Checkpoint(Mapping[str, TensorSpec]):
             self.store.read_into(spec.file, spec.start + first * item, memoryview(out.data).cast("B"))
             self.bytes_read += (last - first) * item
         return out
+
+    def lengthened(self, longer: Mapping[str, tuple[tuple[int, ...], int]]) -> Lengthened:
+        """See Lengthened; the same one for the same lengths."""
+        known: dict[str, Lengthened] = self.__dict__.setdefault("_lengthened", {})
+        return known.setdefault(repr(sorted(longer.items())), Lengthened(self, longer))
 
     @property
     def is_local(self) -> bool:
@@ -266,6 +279,40 @@ class Checkpoint(Mapping[str, TensorSpec]):
                 self._maps[spec.file], dtype=dtype, count=spec.size_bytes // item, offset=spec.start
             )
         return flat.reshape(spec.shape)
+
+
+class Lengthened(Checkpoint):
+    """A checkpoint some of whose tensors go on with zeros, as what it is compared with has more rows.
+
+    `longer`: tensor → its shape as it is seen, and how many elements of it are read. Its own are the first.
+    """
+
+    def __init__(self, checkpoint: Checkpoint, longer: Mapping[str, tuple[tuple[int, ...], int]]) -> None:
+        self.__dict__.update(vars(checkpoint))
+        self._whole = checkpoint
+        self.longer = {name: elements for name, (_, elements) in longer.items()}
+        self.tensors = checkpoint.tensors | {
+            name: replace(checkpoint[name], shape=shape, size_bytes=prod(shape) * ITEM_BYTES[checkpoint[name].dtype])
+            for name, (shape, _) in longer.items()
+        }
+
+    @property
+    def whole(self) -> Checkpoint:
+        """As it is stored."""
+        return self._whole
+
+    def raw(self, name: str, first: int, last: int, out: np.ndarray | None = None) -> np.ndarray:
+        """As of a checkpoint."""
+        import numpy as np
+
+        from hub_fusion.weights.codec import STORED
+
+        end = min(last, max(self.longer.get(name, last), first))
+        if out is None:
+            out = np.empty(last - first, STORED[self.tensors[name].dtype])
+        super().raw(name, first, end, out[: end - first])
+        out[end - first :] = 0
+        return out
 
 
 def _read_text(path: Path) -> str:

@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache, partial
+from math import prod
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Literal
@@ -17,8 +18,10 @@ from typing import TYPE_CHECKING, Any, Literal
 from hub_fusion.errors import WeightsError
 from hub_fusion.weights.adapter import Target, load_change, plan_adapter, read_lora_config
 from hub_fusion.weights.checkpoint import FLOATS, SINGLE, Checkpoint
-from hub_fusion.weights.names import is_buffer, kind_of, match_names, memory_names
+from hub_fusion.weights.names import is_buffer, kind_of, match_names, memory_names, some
 from hub_fusion.weights.statistics import Statistics
+from hub_fusion.weights.tokens import agreeing
+from hub_fusion.weights.vocabulary import is_vocabulary, rows_in, same_but_rows, with_rows_of
 
 if TYPE_CHECKING:
     from hub_fusion.weights.adapter import Change
@@ -56,7 +59,7 @@ class Deltas:
         opener = opener or open_checkpoint
         self.source = source
         self.origin = opener(source.origin)
-        strange = [n for n in base if n in self.origin and self.origin[n].shape != base[n].shape]
+        strange = [n for n in base if n in self.origin and not same_but_rows(n, base[n], self.origin[n])]
         if strange:
             raise WeightsError(
                 f"{source.key}: its generation has other shapes than the base ({', '.join(strange[:3])})"
@@ -65,25 +68,39 @@ class Deltas:
                 and n not in self.origin]  # fmt: skip
         if lost:
             raise WeightsError(f"{source.key}: its generation lacks tensors of the base ({', '.join(lost[:3])})")
+        fitting = with_rows_of(base, self.origin)
+        short = _compared(base, self.origin, base_folder, source.origin)
         self.targets: dict[str, Target] = {}
         self.notes: tuple[str, ...] = ()  # what of it is not used, or used under another name
         if source.relation == "adapter":
             self.files = opener(source.folder, "adapter_model.safetensors")
             memory = partial(base_memory_names, base_folder)
-            self.targets = plan_adapter(read_lora_config(source.folder), self.files, base, memory)
+            self.targets = plan_adapter(read_lora_config(source.folder), self.files, fitting, memory)
             self.names: Mapping[str, str | None] = {name: target.saved for name, target in self.targets.items()}
             self.used = {n for t in self.targets.values() for n in t.reads}
         else:
             self.files = opener(source.folder)
-            met = match_names(base, self.files)
+            met = match_names(fitting, self.files)
             self.names, self.notes = met.names, met.notes
             self.used = {name for name in self.names.values() if name}
         self.statistics = Statistics.open(source.folder)
         # a head its generation was published without
         self.new_tensors = {n for n in self.names if n not in self.origin}
+        if short:
+            self._lengthen(short, base)
         self._changes: dict[str, Change] = {}
         self._stacks: dict[str, Any] = {}  # factors of many experts, each of whom is a tensor: the last few
         self._lock = threading.Lock()
+
+    def _lengthen(self, short: Mapping[str, int], base: Checkpoint) -> None:
+        """The base has other tokens than the generation that this one started from: it leaves those as they are."""
+        made = [n for n in short if (t := self.targets.get(n)) and t.a]
+        if made:
+            raise WeightsError(f"{self.source.key}: the adapter changes {some(made)} of a generation with other tokens "
+                               "than the base has now: merge it into the model and publish that")  # fmt: skip
+        self.origin = self.origin.lengthened({n: (base[n].shape, count) for n, count in short.items()})
+        saved = {str(self.names[n]): (base[n].shape, count) for n, count in short.items() if self.names.get(n)}
+        self.files = self.files.lengthened(saved)
 
     def takes_part(self, name: str) -> bool:
         """Whether this contribution has a say on a tensor: on every body tensor, and on the shared heads it has.
@@ -94,7 +111,9 @@ class Deltas:
 
     def statistic(self, kind: str, name: str) -> str | None:
         """The NAME of the statistics that belong to one of the base's tensors, if there are any (see statistics.py)."""
-        return self.statistics.find(kind, self.own_name(name)) if self.statistics else None
+        if self.statistics is None or name in self.origin.longer:  # they are of fewer tokens
+            return None
+        return self.statistics.find(kind, self.own_name(name))
 
     def own_name(self, name: str) -> str:
         """Under which name its statistics have one of the base's tensors: as on its disk, an adapter's as the base."""
@@ -121,6 +140,21 @@ class Deltas:
         """Give back the memory of `change`."""
         with self._lock:
             self._changes.pop(name, None)
+
+
+def _compared(base: Checkpoint, origin: Checkpoint, base_place: Place, origin_place: Place) -> dict[str, int]:
+    """Tensors of the vocabulary → how many elements have the same tokens in both; of those alone where not all have."""
+    alike = None
+    if isinstance(base_place, Path) and isinstance(origin_place, Path):
+        alike = agreeing(base_place, origin_place)
+    found = {}
+    for name in base:
+        if name in origin and base[name].shape and is_vocabulary(name):
+            ours, theirs = rows_in(base[name]), rows_in(origin[name])
+            rows = min(theirs, ours if alike is None else alike)
+            if rows < ours:
+                found[name] = rows * (prod(base[name].shape) // ours)
+    return found
 
 
 def open_checkpoint(place: Place, name: str = SINGLE) -> Checkpoint:

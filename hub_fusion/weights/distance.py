@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 
 from hub_fusion.weights.checkpoint import FLOATS, SINGLE, Checkpoint
 from hub_fusion.weights.directions import layer_of
+from hub_fusion.weights.vocabulary import same_but_rows
 
 BLOCK_ELEMENTS = 4_000_000
 
@@ -33,12 +35,13 @@ def distance(a: Path, b: Path, origin: Path, name: str = SINGLE) -> Distance:
     import torch
 
     opened = first, second, start = [Checkpoint.open(folder, name) for folder in (a, b, origin)]
-    names = [n for n in start if n in first and n in second and len({c[n].shape for c in opened}) == 1]
+    names = [n for n in start if n in first and n in second and all(same_but_rows(n, start[n], c[n]) for c in opened)]
     apart = one = two = product = largest = 0.0
     for tensor in names:
         if not all(c[tensor].dtype in FLOATS for c in opened):
             continue
-        flat = [c.read(tensor).reshape(-1) for c in opened]
+        size = min(prod(c[tensor].shape) for c in opened)  # of vocabularies the tokens that all have
+        flat = [c.read(tensor).reshape(-1)[:size] for c in opened]
         for at in range(0, len(flat[0]), BLOCK_ELEMENTS):
             x, y, o = (t[at : at + BLOCK_ELEMENTS].to(torch.float64) for t in flat)
             difference = x - y
@@ -61,9 +64,10 @@ def drift(parent: Path, candidate: Path) -> dict[str, float]:
     moved: dict[str, float] = {}
     length: dict[str, float] = {}
     for name in before:
-        if name not in after or before[name].shape != after[name].shape or before[name].dtype not in FLOATS:
+        if name not in after or not same_but_rows(name, before[name], after[name]) or before[name].dtype not in FLOATS:
             continue
-        layer, flat = layer_of(name), [c.read(name).reshape(-1) for c in (before, after)]
+        size = min(prod(c[name].shape) for c in (before, after))
+        layer, flat = layer_of(name), [c.read(name).reshape(-1)[:size] for c in (before, after)]
         for at in range(0, len(flat[0]), BLOCK_ELEMENTS):
             x, y = (t[at : at + BLOCK_ELEMENTS].to(torch.float64) for t in flat)
             length[layer] = length.get(layer, 0.0) + float(x @ x)

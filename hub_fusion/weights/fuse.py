@@ -32,6 +32,8 @@ from hub_fusion.weights.share import Progress, shares, write_all
 from hub_fusion.weights.side_files import copy_side_files
 from hub_fusion.weights.survey import survey
 from hub_fusion.weights.tensors import works_of
+from hub_fusion.weights.tokens import write_tokens
+from hub_fusion.weights.vocabulary import rows_in
 
 if TYPE_CHECKING:
     from hub_fusion.weights.compute import Compute
@@ -113,8 +115,10 @@ def _fuse(opened: OpenPlan, compute: Compute, progress: Progress | None) -> Fuse
         hashes = hashes or writer.hash_files(plan.out, opened.layout, compute.threads)
         residual.bind(plan.out, opened.kept, weights_sha256(hashes))
         copy_side_files(plan.base, plan.out, plan.dtype)
-        if opened.added:
-            take_tokenizer(opened.base, opened.deltas, opened.added, plan.out)
+        if plan.tokens:
+            write_tokens(plan.out, plan.tokens, vocabulary_sizes(opened))
+        elif opened.added:
+            take_tokenizer(opened.base, opened.deltas, opened.added.more, plan.out)
         writer.finish(plan.out, opened.layout)
         journal.remove(plan.out)
         shutil.rmtree(plan.out / SPOOL, ignore_errors=True)
@@ -123,6 +127,14 @@ def _fuse(opened: OpenPlan, compute: Compute, progress: Progress | None) -> Fuse
     read = {id(c): c.bytes_read for d in opened.deltas for c in (d.files, d.origin, opened.base)}
     return FuseReport(hashes, len(specs), sum(s.size_bytes for s in specs), compute.processes, compute.device, 0.0,
                       opened.dropped, sum(read.values()), done.bytes_resumed, notes, tuple(opened.kept))  # fmt: skip
+
+
+def vocabulary_sizes(opened: OpenPlan) -> tuple[int, int]:
+    """How many rows the base's weights have, and the result's."""
+    assert opened.added
+    name, more = next(iter(opened.added.more.items()))
+    rows = rows_in(opened.base[name])
+    return rows, rows + more
 
 
 @contextmanager

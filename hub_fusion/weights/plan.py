@@ -16,7 +16,7 @@ from hub_fusion.errors import HubFusionError, WeightsError
 from hub_fusion.merge import BoundMethod, find_method
 from hub_fusion.merge.method import STATISTICS
 from hub_fusion.weights.adapter_config import CONFIG
-from hub_fusion.weights.added_rows import plan_added
+from hub_fusion.weights.added_rows import Added, plan_added, plan_tokens
 from hub_fusion.weights.checkpoint import FLOATS, WRITABLE, Checkpoint, TensorSpec
 from hub_fusion.weights.deltas import Deltas, Source, sharing_opener
 from hub_fusion.weights.journal import plan_id
@@ -27,6 +27,7 @@ from hub_fusion.weights.statistics import check, turned_names
 from hub_fusion.weights.writer import plan_layout
 
 if TYPE_CHECKING:
+    from hub_fusion.records import AddedToken
     from hub_fusion.weights.compute import Compute
     from hub_fusion.weights.places import Place
     from hub_fusion.weights.tensors import TensorWork
@@ -48,7 +49,8 @@ class FusePlan:
     dtype: str | None = None  # safetensors name of the output's float dtype; None: the base's
     seed: int = 0  # of methods with randomness
     residual: bool = False  # keep what rounding to 16 bits lost, for the next fuse
-    vocab: Literal["drop", "keep"] = "drop"  # rows of tokens that the base lacks
+    vocab: Literal["drop", "keep"] = "drop"  # all rows of tokens that the base lacks
+    tokens: tuple[AddedToken, ...] = ()  # or just those of these tokens, of finetunes
 
 
 @dataclass(frozen=True)
@@ -63,7 +65,7 @@ class OpenPlan:
     layout: dict[str, list[TensorSpec]]  # output file → its tensors
     kept: dict[str, list[TensorSpec]] = field(default_factory=dict)  # the same of the residual that is written
     residual: Checkpoint | None = None  # of the base
-    added: dict[str, int] = field(default_factory=dict)  # tensor → rows of tokens that the base lacks
+    added: Added | None = None  # rows of tokens that the base lacks
     turned: frozenset[str] = frozenset()  # linear layers' weights that are stored (in, out), where the method asks
 
     @cached_property
@@ -75,7 +77,10 @@ class OpenPlan:
     def notes(self) -> tuple[str, ...]:
         """What of the contributions is not used, or used under another name."""
         found = (f"{d.source.key}: {note}" for d in self.deltas for note in d.notes)
-        return tuple(note.replace(LEFT_OUT, "are kept") if self.added else note for note in found)
+        kept = {key for token in self.plan.tokens for key in token.rows}
+        all_kept = self.added and not self.plan.tokens
+        return tuple(note.replace(LEFT_OUT, "are kept") if all_kept or note.partition(": ")[0] in kept else note
+                     for note in found)  # fmt: skip
 
     @cached_property
     def id(self) -> str:
@@ -94,7 +99,8 @@ class OpenPlan:
         ]
         rest = [plan.method, dict(plan.options), plan.step, plan.heads, plan.dtype, plan.seed, identity(self.base)]
         kept = [list(self.kept), identity(self.residual) if self.residual else None]
-        return plan_id([__version__, inputs, rest, kept, [vars(spec) for spec in self.specs]])
+        tokens = [token.model_dump() for token in plan.tokens]
+        return plan_id([__version__, inputs, rest, kept, [vars(spec) for spec in self.specs], tokens])
 
 
 def open_plan(plan: FusePlan) -> OpenPlan:
@@ -118,8 +124,10 @@ def open_plan(plan: FusePlan) -> OpenPlan:
     turned = turned_names((plan.base / "config.json").read_text, base) if asks else frozenset[str]()
     _check_statistics(formula, opened, turned)
     dropped = tuple(sorted(n for n in base if plan.heads == "drop" and kind_of(n) == "task"))
-    added = plan_added(base, opened, dropped, plan.base) if plan.vocab == "keep" else {}
-    layout = plan_layout(base, dropped, plan.dtype, added)
+    added = plan_added(base, opened, dropped, plan.base) if plan.vocab == "keep" else None
+    if plan.tokens:
+        added = plan_tokens(base, opened, dropped, plan.tokens)
+    layout = plan_layout(base, dropped, plan.dtype, added.more if added else None)
     kept = plan_residual(layout) if plan.residual else {}
     return OpenPlan(plan, formula, base, opened, dropped, layout, kept,
                     open_residual(base, plan.base), added, turned)  # fmt: skip
@@ -192,8 +200,8 @@ def _check_statistics(formula: BoundMethod, opened: list[Deltas], turned: frozen
                                "statistics), set the option missing to pool, or fuse by mean")  # fmt: skip
     for d in opened if kinds else ():
         if d.statistics is not None:
-            own = {n: d.own_name(n) for n in d.origin}
-            shapes = {o: d.origin[n].shape for n, o in own.items()} | {n: s.shape for n, s in d.files.items()}
+            own, origin = {n: d.own_name(n) for n in d.origin}, d.origin.whole
+            shapes = {o: origin[n].shape for n, o in own.items()} | {n: s.shape for n, s in d.files.whole.items()}
             try:
                 check(d.statistics.files, d.statistics.shared, shapes, {own[n] for n in turned if n in own})
             except WeightsError as error:

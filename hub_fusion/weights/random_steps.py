@@ -23,6 +23,7 @@ from hub_fusion.weights.checkpoint import FLOATS, Checkpoint, TensorSpec
 from hub_fusion.weights.codec import widen
 from hub_fusion.weights.fuse import copy_side_files, remove_checkpoint
 from hub_fusion.weights.kinds import is_parameter
+from hub_fusion.weights.vocabulary import same_but_rows
 
 BLOCK_ELEMENTS = 4_000_000
 DIGITS = 6  # of a norm that decides bytes: sums of squares differ in the last ones from machine to machine
@@ -55,12 +56,16 @@ def random_step(parent: Path, candidate: Path, out: Path, *, seed: int) -> float
 
 
 def tensor_norms(base: Checkpoint, other: Checkpoint) -> dict[str, float]:
-    """‖other − base‖ of every float tensor that both have, in six digits."""
+    """‖other − base‖ of every float tensor that both have, in six digits; of vocabularies the tokens that both have."""
     found: dict[str, float] = {}
     for name, spec in base.items():
-        if name not in other or other[name].shape != spec.shape or not {spec.dtype, other[name].dtype} <= FLOATS:
+        if (
+            name not in other
+            or not same_but_rows(name, spec, other[name])
+            or not {spec.dtype, other[name].dtype} <= FLOATS
+        ):
             continue
-        total, size = 0.0, prod(spec.shape)
+        total, size = 0.0, min(prod(spec.shape), prod(other[name].shape))
         for first in range(0, size, BLOCK_ELEMENTS):
             last = min(first + BLOCK_ELEMENTS, size)
             ours, theirs = (widen(c.raw(name, first, last), c[name].dtype).astype(np.float64) for c in (base, other))

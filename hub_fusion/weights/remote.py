@@ -103,6 +103,12 @@ def read_headers(
     return found
 
 
+def checkpoint_headers(hub: Hub, repo: str, sha: str) -> dict[str, TensorSpec]:
+    """All tensors of the full checkpoint in ``repo@sha``. Raises as `weight_files` and `read_headers` do."""
+    sizes = hub.files(repo, sha)
+    return read_headers(hub, repo, sha, weight_files(hub, repo, sha, sizes), sizes)
+
+
 def fetch_checkpoint(
     hub: Hub, repo: str, sha: str, *, residual: bool = False, statistics: bool = False
 ) -> Path:  # fmt: skip

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
 from hub_fusion.weights import journal, residual, writer
-from hub_fusion.weights.added_rows import fuse_added
+from hub_fusion.weights.added_rows import AddedRows, fuse_added
 from hub_fusion.weights.arithmetic import Arithmetic, Fused
 from hub_fusion.weights.checkpoint import TensorSpec
 from hub_fusion.weights.plan import OpenPlan
@@ -67,7 +67,7 @@ def write_all(
 
             def fused(bundle: Bundle) -> Iterator[Fused]:
                 for work, number in bundle:
-                    if work.added:
+                    if isinstance(work, AddedRows):
                         yield work, number, fuse_added(work, *work.blocks[number])
                 bundle = tuple(pair for pair in bundle if not pair[0].added)
                 if not opened.kept and not opened.residual:

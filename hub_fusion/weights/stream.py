@@ -17,7 +17,6 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from math import prod
 from typing import TYPE_CHECKING, Any
 
 from hub_fusion.errors import WeightsError
@@ -224,9 +223,8 @@ def read_ahead(
     for work in works:
         for number in work.todo:
             first, last = work.range(*work.blocks[number])
-            for d, name in work.added:
-                end = min(last, prod(d.files[name].shape))
-                will_read(d.files, name, first, end)
+            for part in work.reads(number):
+                will_read(*part)
             if work.added:
                 continue
             origins = {id(base): base}

@@ -7,6 +7,7 @@ depend on shape, method and number of contributions alone. Methods that declare 
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterator
 from math import prod
 from typing import TYPE_CHECKING
 
@@ -18,6 +19,7 @@ from hub_fusion.weights.checkpoint import FLOATS, ITEM_BYTES, Checkpoint, Tensor
 from hub_fusion.weights.cuts import Cut
 from hub_fusion.weights.deltas import Deltas, row_blocks
 from hub_fusion.weights.names import is_buffer, kind_of
+from hub_fusion.weights.vocabulary import longer, rows_in
 
 if TYPE_CHECKING:
     from hub_fusion.weights.plan import FusePlan, OpenPlan
@@ -45,7 +47,7 @@ class TensorWork:
         self.cuts: list[tuple[Cut, Cut]] = [(Cut.NONE, Cut.ALL)] * len(taking)
         self.gram: np.ndarray | None = None
         self.turned = False  # a linear layer's weight stored (in, out): methods that know its inputs see (out, in)
-        self.added: list[tuple[Deltas, str]] = []  # of rows that the base lacks: who has them, and as which tensor
+        self.added = False  # rows of tokens that the base lacks, see added_rows.py
         self._uniform: bool | None = None
         self.ready = threading.Event()  # all preparations are done
         self.todo = list(range(len(self.blocks)))
@@ -54,10 +56,15 @@ class TensorWork:
     @classmethod
     def of(
         cls, plan: FusePlan, number: int, out: TensorSpec, base: Checkpoint, opened: list[Deltas],
-        formula: BoundMethod, elements: int,
+        formula: BoundMethod, elements: int, first: int | None = None,
     ) -> TensorWork:  # fmt: skip
-        """What a plan asks for; `elements` is how many of all contributions together a block has."""
+        """What a plan asks for; `elements` is how many of all contributions together a block has.
+
+        `first`: the row of a vocabulary from which on others (see added_rows.py) do the work.
+        """
         stored, name = base[out.name], out.name
+        if first is not None:
+            stored = longer(stored, min(first - rows_in(stored), 0))
         fused = stored.dtype in FLOATS and kind_of(name) != "task" and not is_buffer(name)
         voting = [d for d in opened if d.source.weight and d.takes_part(name)] if fused else []
         taking = voting if any(name in d.names for d in voting) else []
@@ -81,6 +88,7 @@ class TensorWork:
             dtype, origin = self.stored.dtype, self.taking[0].origin
             self._uniform = (
                 dtype in ("BF16", "F32") and self.out.dtype == dtype and origin[self.name].dtype == dtype
+                and self.name not in origin.longer  # all bytes are in the file
                 and all(d.source.relation == "finetune" and d.origin is origin and self.name in d.names
                         and d.files[str(d.names[self.name])].dtype == dtype for d in self.taking)
             )  # fmt: skip
@@ -104,6 +112,10 @@ class TensorWork:
         """The flat elements of rows [start, stop)."""
         return start * self.columns, stop * self.columns
 
+    def reads(self, number: int) -> Iterator[tuple[Checkpoint, str, int, int]]:
+        """What a block of rows that the base lacks is made from, of others nothing."""
+        return iter(())
+
     def block_done(self) -> None:
         """A block has been written; after the last one what was kept for the tensor is given back."""
         with self._lock:
@@ -119,10 +131,14 @@ def works_of(opened: OpenPlan, elements: int) -> list[TensorWork]:
     """What is to be done for every tensor of the output, in the order of the files."""
     from hub_fusion.weights.added_rows import AddedRows
 
-    works = [TensorWork.of(opened.plan, number, spec, opened.base, opened.deltas, opened.formula, elements)
+    added = opened.added
+    works = [TensorWork.of(opened.plan, number, spec, opened.base, opened.deltas, opened.formula, elements,
+                           added.first if added and spec.name in added.more else None)
              for number, spec in enumerate(opened.specs)]  # fmt: skip
     for work in works:
         work.turned = work.name in opened.turned
-    longer = [spec for spec in opened.specs if spec.name in opened.added]
-    return works + [AddedRows(len(works) + number, spec, opened.base, opened.deltas, MOST)
-                    for number, spec in enumerate(longer)]  # fmt: skip
+    if added is None:
+        return works
+    grown = [spec for spec in opened.specs if spec.name in added.more]
+    return works + [AddedRows(len(works) + number, spec, opened.base, opened.deltas, added)
+                    for number, spec in enumerate(grown)]  # fmt: skip

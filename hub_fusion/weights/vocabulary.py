@@ -2,6 +2,8 @@
 
 A finetune with new tokens has the base's rows first (`resize_token_embeddings` adds at the end, and so does padding to
 a multiple), so the rows that the base has are fused and the others left out, or kept (see added_rows.py).
+A base may have grown since a contribution's generation, or shrunk when a generation was withdrawn: then only the rows
+that both generations have are compared, and the rest counts as left as it is.
 Not covered: another tokenizer with more tokens than the base's. Headers do not tell it; its norms do.
 """
 
@@ -45,6 +47,23 @@ def rows_beyond(name: str, base: TensorSpec, other: TensorSpec) -> int:
 def token_axis(shape: tuple[int, ...]) -> int:
     """Which dimension of a vocabulary's tensor counts the tokens: the first, but final_logits_bias is (1, tokens)."""
     return 1 if len(shape) == 2 and shape[0] == 1 else 0
+
+
+def same_but_rows(name: str, one: TensorSpec, other: TensorSpec) -> bool:
+    """Whether two tensors have one shape, or are vocabularies of which one has more tokens, at its end."""
+    return one.shape == other.shape or bool(rows_beyond(name, one, other) or rows_beyond(name, other, one))
+
+
+def with_rows_of(base: Mapping[str, TensorSpec], origin: Mapping[str, TensorSpec]) -> dict[str, TensorSpec]:
+    """The base's tensors, vocabularies with no more tokens than an earlier generation had."""
+    return {name: replace(spec, shape=origin[name].shape)
+            if name in origin and rows_beyond(name, origin[name], spec) else spec
+            for name, spec in base.items()}  # fmt: skip
+
+
+def rows_in(spec: TensorSpec) -> int:
+    """How many tokens a vocabulary's tensor has."""
+    return spec.shape[token_axis(spec.shape)]
 
 
 def longer(spec: TensorSpec, rows: int) -> TensorSpec:

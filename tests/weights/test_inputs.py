@@ -7,10 +7,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
-from hub_fusion.errors import RecipeError, WeightsError
-from hub_fusion.recipe import Recipe
+from hub_fusion.errors import WeightsError
 from hub_fusion.weights.checkpoint import SINGLE, Checkpoint
 from hub_fusion.weights.compute import Compute
 from hub_fusion.weights.deltas import Source
@@ -151,11 +150,26 @@ def test_rows_are_added_to_tokens_only_and_not_to_positions(tmp_path: Path) -> N
         fused(tmp_path / "wider", language_model(), wider)
 
 
-def test_a_loop_cannot_keep_added_rows_and_says_why() -> None:
-    """Only a single fuse can, see test_added_rows.py."""
-    with pytest.raises(RecipeError, match="would have fewer rows than the base; hub-fusion fuse --vocab keep"):
-        Recipe.from_text("base: a/b\nmerge: {vocab: keep}")
-    assert Recipe.from_text("base: a/b\nmerge: {vocab: drop}").merge.vocab == "drop"
+@pytest.mark.parametrize("method", ["mean", "ties", "fisher"])
+def test_a_base_that_has_grown_or_shrunk_is_compared_where_both_have_tokens(tmp_path: Path, method: str) -> None:
+    """Rows that a finetune's generation lacked are left as they are, and rows that the base lacks left out."""
+    few, many = language_model(tied=False), language_model(1, tokens=TOKENS + 2, tied=False)
+    for number, (base, origin) in enumerate(((many, few), (few, many))):
+        homes = [save_folder(tmp_path / f"{name}-{number}", tensors) for name, tensors in
+                 {"base": base, "origin": origin, "late": moved(origin), "twin": moved(origin)}.items()]  # fmt: skip
+        if method == "fisher":
+            for folder in homes[2:]:
+                (folder / "fusion").mkdir()
+                save_file({f"fisher/{n}": torch.ones_like(t) for n, t in origin.items()},
+                          folder / "fusion" / "statistics.safetensors")  # fmt: skip
+        sources = tuple(Source(folder.name, folder, homes[1]) for folder in homes[2:])
+        options = {"density": 1.0} if method == "ties" else {}
+        fuse(FusePlan(homes[0], tmp_path / f"out-{number}", sources, method, options), Compute())
+        found = load_file(tmp_path / f"out-{number}" / SINGLE)
+        for name, tensor in base.items():
+            change = torch.zeros_like(tensor)
+            change[: len(origin[name])] = 0.5
+            torch.testing.assert_close(found[name], tensor + change)
 
 
 # tied weights --------------------------------------------------------------------------------------------------------
