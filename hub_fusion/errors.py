@@ -12,7 +12,9 @@ HubFusionError
 ├── RoomError              this machine has too little disk or memory for a round
 │   └── BudgetSpent        a generation would cost, or has cost, more than its recipe allows
 ├── MergeError             a merge method was asked for something it cannot do
-└── RecordError            a published record (fusion/*.json) cannot be read
+├── RecordError            a published record (fusion/*.json) cannot be read
+├── DeedRefused            the keeper of the token will not do what its worker asks for
+└── WorkerLost             the worker ended by what nobody told it
 
 Every message states the law that was broken, the values that broke it and the likely remedy.
 """
@@ -76,3 +78,11 @@ class MergeError(HubFusionError):
 
 class RecordError(HubFusionError):
     """A record of the lineage is malformed or written by a newer version."""
+
+
+class DeedRefused(HubFusionError):
+    """The process that holds the write token is asked for something that no round asks for; nothing was changed."""
+
+
+class WorkerLost(HubFusionError):
+    """The process that works for the keeper was killed: by a person, or because memory ran out."""

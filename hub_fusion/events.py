@@ -17,8 +17,8 @@ class Event(str):
 
     The names are the stages of a round (``look``, ``screen``, ``fuse``, ``evaluate``, ``commit``, ``tag``), what it
     came to (``published``, ``rejected``, ``waiting``, ``known``, ``planned``), and what befalls a watcher
-    (``unreachable``, ``failed``, ``webhook``, ``stopped``); ``note`` is whatever else is said. Values can be written
-    as JSON.
+    (``unreachable``, ``failed``, ``webhook``, ``stopped``, ``refused``); ``note`` is whatever else is said. Values can
+    be written as JSON.
     """
 
     __slots__ = ("facts", "name")

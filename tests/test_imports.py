@@ -39,6 +39,7 @@ BELOW = {  # part → what it may import, besides itself
     "analysis": {"candidates", "evaluate", "weights"} | SHARED,
     "lock": {"events"},
     "deeds": {"publish", "weights"} | SHARED,
+    "keeper": {"deeds", "publish"} | SHARED,
     "screening": {"contributions", "publish", "weights"} | SHARED,
     "finish": {
         "analysis",

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import typer
 
+from hub_fusion.cli.apart import deeds_apart, hide
 from hub_fusion.cli.output import (
     Endpoint,
     Json,
@@ -40,13 +41,16 @@ def run(
     log_format: Literal["text", "json"] = LogFormat,
 ) -> None:  # fmt: skip
     """Try to make the next generation, once."""
-    from hub_fusion.generation import run_generation
-
+    hide()
     log_as(log_format)
     rules, hub = open_recipe(recipe, settings), open_hub(endpoint)
+    place = work_folder(work, rules.base)
+    deeds = deeds_apart(rules, hub, place)
+    from hub_fusion.generation import run_generation
+
     with computing() as compute:
-        outcome = run_generation(rules, hub, compute, work=work_folder(work, rules.base), say=say, dry_run=dry_run,
-                                 progress=byte_bar("fusing"))  # fmt: skip
+        outcome = run_generation(rules, hub, compute, work=place, say=say, dry_run=dry_run,
+                                 progress=byte_bar("fusing"), deeds=deeds)  # fmt: skip
     conclude(outcome, json)
 
 
@@ -67,16 +71,19 @@ def watch(
     from hub_fusion.watch import watch as watch_base
     from hub_fusion.webhook import SECRET, Receiver
 
+    hide()
     log_as(log_format)
     rules, hub = open_recipe(recipe, settings), open_hub(endpoint)
+    place = work_folder(work, rules.base)
+    deeds = deeds_apart(rules, hub, place)
     with computing() as compute:
         receiver = Receiver(rules.base, os.environ.get(SECRET, ""), say) if webhook else None
         with receiver.listening(webhook) if receiver and webhook else nullcontext() as url:
             if url:
                 say(f"deliveries of a webhook are taken at {url}")
-            outcomes = watch_base(rules, hub, compute, work=work_folder(work, rules.base), say=say, once=once,
+            outcomes = watch_base(rules, hub, compute, work=place, say=say, once=once,
                                   interval=interval or rules.poll_seconds, tell=lambda outcome: tell(outcome, json),
-                                  progress=byte_bar("fusing"), receiver=receiver)  # fmt: skip
+                                  progress=byte_bar("fusing"), receiver=receiver, deeds=deeds)  # fmt: skip
     if once and outcomes and outcomes[-1].status == "rejected":
         raise typer.Exit(3)
 

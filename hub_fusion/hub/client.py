@@ -43,9 +43,13 @@ class Hub:
         endpoint: its URL; default: ``HF_ENDPOINT``, else huggingface.co.
         token: an access token; default: the one saved by ``hf auth login`` or ``HF_TOKEN``.
         cache_dir: where downloads go; default: the client's cache, in a folder of its own for other endpoints.
+        cached: False: small texts come from the Hub each time, and whatever lies in the cache is not believed.
     """
 
-    def __init__(self, endpoint: str | None = None, token: str | None = None, cache_dir: Path | None = None) -> None:
+    def __init__(
+        self, endpoint: str | None = None, token: str | None = None, cache_dir: Path | None = None, *,
+        cached: bool = True,
+    ) -> None:  # fmt: skip
         from huggingface_hub import HfApi, constants
 
         self.endpoint = (endpoint or constants.ENDPOINT).rstrip("/")
@@ -54,7 +58,7 @@ class Hub:
             cache_dir = Path(constants.HF_HUB_CACHE)
             if self.endpoint != DEFAULT_ENDPOINT:  # the same repo id means another repository there
                 cache_dir = cache_dir / f"endpoint-{hashlib.sha256(self.endpoint.encode()).hexdigest()[:12]}"
-        self.cache_dir = cache_dir
+        self.cache_dir, self.cached = cache_dir, cached
         self.token = token
         self._calls = Calls(self.endpoint)
         self._ranges = Ranges(self.endpoint, self._calls, self.api._build_hf_headers)
@@ -67,6 +71,16 @@ class Hub:
     def __repr__(self) -> str:
         return f"Hub({self.endpoint!r})"
 
+    def uncached(self) -> Hub:
+        """The same Hub for who shares a cache with others."""
+        return Hub(self.endpoint, self.token, self.cache_dir, cached=False)
+
+    def saved_token(self) -> str | None:
+        """The token in use, whoever gave it."""
+        from huggingface_hub import get_token
+
+        return self.token or get_token()
+
     # reading -------------------------------------------------------------------------------------------------------
 
     def account(self) -> str | None:
@@ -77,6 +91,13 @@ class Hub:
             return str(self._read(self.api.whoami)["name"])
         except LocalTokenNotFoundError:
             return None
+
+    def may_write(self) -> bool:
+        """Whether the token may change anything at all. Raises HubError for one that the Hub rejects."""
+        about = self._read(self.api.whoami)["auth"]["accessToken"]
+        fine = about.get("fineGrained") or {}
+        held = [*fine.get("global", ()), *(name for scope in fine.get("scoped", ()) for name in scope["permissions"])]
+        return about["role"] not in ("read", "fineGrained") or any(name.endswith("write") for name in held)
 
     def children(self, base: str, relation: str | None = None, *, page: int | None = None) -> Iterator[ModelInfo]:
         """All repositories whose card declares `base`, with this relation or with any, last modified first.
@@ -159,12 +180,23 @@ class Hub:
         """
         if not COMMIT.fullmatch(revision):
             revision = self.resolve(repo, revision)
+        if not self.cached:
+            return self._read_fresh(repo, path, revision, max_bytes)
         ask: Any = partial(self.api.hf_hub_download, cache_dir=self.cache_dir, dry_run=True)
         size = self._read(lambda: ask(repo, path, revision=revision).file_size, repo, revision, path)
         if size > max_bytes:
             raise HubError(f"{repo}/{path} has {size} bytes, more than the {max_bytes} expected of it")
         local = Path(self._read(lambda: self._download(repo, path, revision), repo, revision, path))
         return local.read_text(encoding="utf-8", errors="replace")
+
+    def _read_fresh(self, repo: str, path: str, revision: str, max_bytes: int) -> str:
+        found = self.files(repo, revision).get(path)
+        if found is None:
+            raise RepoMissing(f"{repo}/{path} is not on {self.endpoint} at {revision[:8]}")
+        if found.size > max_bytes:
+            raise HubError(f"{repo}/{path} has {found.size} bytes, more than the {max_bytes} expected of it")
+        text = self.read_range(repo, path, revision, 0, found.size) if found.size else b""
+        return text.decode("utf-8", errors="replace")
 
     def download(self, repo: str, path: str, revision: str, folder: Path | None = None) -> Path:
         """Fetch one file (resumed, hash-checked by the caller) into `folder`, or into the cache."""

@@ -45,7 +45,7 @@ class Jobs:
 
     def __init__(self, hub: Hub, account: str) -> None:
         self._api: Any = hub.api
-        self._calls, self.account, self.token = Calls(hub.endpoint), account, hub.api.token or _saved_token()
+        self._calls, self.account, self.token = Calls(hub.endpoint), account, hub.saved_token()
 
     def alive(self, plan: JobPlan) -> list[str]:
         """Ids of the jobs of this part that run or are about to."""
@@ -93,9 +93,3 @@ class Jobs:
         return {"image": plan.image, "command": list(plan.command), "env": plan.environment, "secrets": secrets,
                 "flavor": plan.flavor, "timeout": plan.timeout, "labels": plan.labels, "namespace": self.account,
                 "name": f"hub-fusion-{plan.part}"}  # fmt: skip
-
-
-def _saved_token() -> str | None:
-    from huggingface_hub import get_token
-
-    return get_token()

@@ -145,14 +145,19 @@ def _next_head(hub: Hub, state: BaseState, head: str) -> str:
     if moved == head:
         time.sleep(LAG_S)  # a server that lags refuses a commit on main's own head
         return head
-
-    def decisive(revision: str) -> dict[str, str]:
-        files = hub.files(state.repo, revision)
-        return {path: file.oid for path, file in files.items() if path not in (CARD, ".gitattributes")}
-
-    if decisive(moved) != decisive(state.head):
+    if not same_but_card(hub, state.repo, moved, state.head):
         raise PublishConflict(f"{state.repo} moved from {state.head[:8]} to {moved[:8]} while the round ran")
     return moved
+
+
+def same_but_card(hub: Hub, repo: str, one: str, other: str) -> bool:
+    """Whether two commits have the same files, but for the card."""
+
+    def decisive(revision: str) -> dict[str, str]:
+        files = hub.files(repo, revision)
+        return {path: file.oid for path, file in files.items() if path not in (CARD, ".gitattributes")}
+
+    return decisive(one) == decisive(other)
 
 
 def _card(

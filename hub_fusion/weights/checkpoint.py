@@ -137,6 +137,12 @@ def file_sha256(path: Path) -> str:
         return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
+def weights_sha256(files: Mapping[str, str]) -> str:
+    """sha256 over the sorted ``file sha256`` lines of a checkpoint."""
+    lines = "".join(f"{name} {digest}\n" for name, digest in sorted(files.items()))
+    return hashlib.sha256(lines.encode()).hexdigest()
+
+
 def read_index(text: str, *, source: str) -> dict[str, str]:
     """Tensor → shard file from ``model.safetensors.index.json``. Raises HeaderError (also for paths as file names)."""
     try:

@@ -23,11 +23,11 @@ from hub_fusion.errors import HubFusionError, HubUnreachable, OutputError, Weigh
 from hub_fusion.weights import journal, residual, writer
 from hub_fusion.weights.added_rows import take_tokenizer
 from hub_fusion.weights.arithmetic import Arithmetic
-from hub_fusion.weights.checkpoint import Checkpoint
+from hub_fusion.weights.checkpoint import Checkpoint, weights_sha256
 from hub_fusion.weights.compiled import load
 from hub_fusion.weights.names import some
 from hub_fusion.weights.places import SPOOL, at_hand
-from hub_fusion.weights.plan import FusePlan, OpenPlan, describe, open_plan, weights_sha256
+from hub_fusion.weights.plan import FusePlan, OpenPlan, describe, open_plan
 from hub_fusion.weights.share import Progress, shares, write_all
 from hub_fusion.weights.side_files import copy_side_files
 from hub_fusion.weights.survey import survey

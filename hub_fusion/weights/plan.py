@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -242,9 +241,3 @@ def _check_base(base: Checkpoint, plan: FusePlan) -> None:
         stored = f"{plan.base} stores {len(eight)} tensors as {base[eight[0]].dtype}"
         raise WeightsError(f"{stored}, in which sums lose what training changed: ask for another output dtype (--dtype "
                            "bf16, fp16 or fp32)")  # fmt: skip
-
-
-def weights_sha256(files: Mapping[str, str]) -> str:
-    """sha256 over the sorted ``file sha256`` lines of a checkpoint."""
-    lines = "".join(f"{name} {digest}\n" for name, digest in sorted(files.items()))
-    return hashlib.sha256(lines.encode()).hexdigest()

@@ -47,6 +47,7 @@ def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tm
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub-cache"))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setenv("HF_TOKEN", "")
+    monkeypatch.setenv("HUB_FUSION_ONE_PROCESS", "1")  # what a worker prints would not be captured
     monkeypatch.chdir(tmp_path)
 
     def run(*arguments: str | Path, stdin: str = "", world: World | None = None) -> Done:
