@@ -15,6 +15,7 @@ from pathlib import Path
 from hub_fusion.errors import OutputError, WeightsError
 from hub_fusion.hub import Hub
 from hub_fusion.publish.commit import HEAD_FILES, STALE
+from hub_fusion.publish.grown import grown
 from hub_fusion.publish.state import BaseState
 from hub_fusion.recipe import Recipe
 from hub_fusion.records import Generation, Head
@@ -29,7 +30,7 @@ from hub_fusion.weights.checkpoint import (
     weights_sha256,
 )
 from hub_fusion.weights.names import kind_of, some
-from hub_fusion.weights.remote import ADAPTER, ADAPTER_CONFIG, RESIDUAL, read_headers, weight_files
+from hub_fusion.weights.remote import ADAPTER, ADAPTER_CONFIG, RESIDUAL, checkpoint_headers
 from hub_fusion.weights.store import own_file
 
 CODE = (".py", ".pyc", ".so", ".sh", ".pkl", ".pickle", ".joblib", ".npy", ".npz")
@@ -51,7 +52,7 @@ def check_candidate(hub: Hub, recipe: Recipe, state: BaseState, record: Generati
     if adapter:
         _check_adapter(folder, tensors, recipe)
     else:
-        _check_like(tensors, _expected(hub, recipe, state))
+        _check_like(tensors, grown(hub, recipe, state, record, _expected(hub, recipe, state), folder))
         _check_index(folder, tensors)
     if strange := {str(score.task) for score in record.heads} - {task.name for task in recipe.head_tasks}:
         raise OutputError(f"{sorted(strange)[:3]} are no tasks whose heads the recipe asks for")
@@ -91,9 +92,7 @@ def _tensors(folder: Path, weights: Mapping[str, str]) -> dict[str, TensorSpec]:
 
 
 def _expected(hub: Hub, recipe: Recipe, state: BaseState) -> dict[str, TensorSpec]:
-    there = hub.files(state.repo, state.head)
-    base = read_headers(hub, state.repo, state.head, weight_files(hub, state.repo, state.head, there), there)
-    dropped = recipe.merge.heads == "drop"
+    base, dropped = checkpoint_headers(hub, state.repo, state.head), recipe.merge.heads == "drop"
     return {name: spec for name, spec in base.items() if not (dropped and kind_of(name) == "task")}
 
 

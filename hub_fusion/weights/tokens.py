@@ -116,14 +116,14 @@ def find(theirs: Tokenizer, origin: Tokenizer, key: str) -> tuple[list[AddedToke
         return [], f"Its tokenizer was trained again: {_some(trained)} are no tokens that were added to the base's."
     if len(new) > MOST_OF_ONE:
         return [], f"It adds {len(new)} tokens; {MOST_OF_ONE} are allowed."
-    odd = [f"{_shown(t)} {why}" for t in new if (why := _fault(t, theirs.added[t], origin))]
+    odd = [f"{_shown(t)} {why}" for t in new if (why := fault_of(t, theirs.added[t], origin))]
     if odd:
         return [], f"Of the {len(new)} tokens that it adds, {len(odd)} cannot be kept: {_some(odd)}."
     return [AddedToken(content=t, id=n, rows={key: n}, **{f: theirs.added[t].get(f) is True for f in FLAGS})
             for t, n in sorted(new.items())], None  # fmt: skip
 
 
-def _fault(token: str, entry: Mapping[str, Any], origin: Tokenizer) -> str | None:
+def fault_of(token: str, entry: Mapping[str, Any], origin: Tokenizer) -> str | None:
     """Why a token may not be part of the base's tokenizer."""
     if not token.strip() or len(token) > MOST_CHARACTERS:
         return f"is empty or longer than {MOST_CHARACTERS} characters"
