@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
 import shutil
 import signal
+import subprocess
 import sys
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +31,7 @@ from hub_fusion.weights.remote import fetch_checkpoint
 
 BASE = "acme/digits"
 PEOPLE = CONTRIBUTORS[:3]
+ORPHAN_S = 20.0  # until the worker of a killed watcher counts as an orphan
 STAGES = ("look", "screen", "fuse", "evaluate", "commit", "tag")
 FAULTS: tuple[dict[str, Any], ...] = (
     {"route": "commit", "kind": "drop", "when": "after", "rate": 0.1},
@@ -45,11 +45,6 @@ FAULTS: tuple[dict[str, Any], ...] = (
     {"route": "any", "kind": "timeout", "seconds": 0.3, "rate": 0.01},
     {"route": "any", "kind": 500, "rate": 0.02},
 )
-
-
-FORKS = multiprocessing.get_context("forkserver")
-FORKS.set_forkserver_preload(["hub_fusion.cli", "hub_fusion.watch", "torch", "sklearn.linear_model",
-                              "transformers.models.vit.modeling_vit", "hub_fusion.weights.kernels"])  # fmt: skip
 
 
 class Scene:
@@ -108,45 +103,31 @@ class Scene:
         return Watcher(self)
 
 
-def run_command(log: str, arguments: list[str]) -> None:
-    """In a process of its own: `hub-fusion ARGUMENTS`, whose stderr is the pipe `log`."""
-    pipe = os.open(log, os.O_WRONLY)
-    os.dup2(pipe, 2)
-    sys.argv = ["hub-fusion", *arguments]
-    from hub_fusion.cli import main
-
-    main()
-
-
 class Watcher:
-    """A running `hub-fusion watch`; `events` are the lines of its log so far.
+    """A running `hub-fusion watch`, as a user starts it; `events` are the lines of its log so far.
 
-    It is forked from a process that has imported torch, which takes most of the seconds of a start.
+    It is two processes (docs/security.md), of which the first one is killed; the other has to end with it.
     """
 
     def __init__(self, scene: Scene) -> None:
-        command = ["watch", "--recipe", scene.folder / "recipe.yaml", "--work", scene.folder / "work"]
-        command += ["--interval", "0.5", "--log-format", "json"]
+        command = [sys.executable, "-m", "hub_fusion", "watch", "--recipe", scene.folder / "recipe.yaml"]
+        command += ["--work", scene.folder / "work", "--interval", "0.5", "--log-format", "json"]
         self.events: list[dict[str, Any]] = []
         self.others: list[str] = []  # lines that are no JSON: of libraries
         self._came = threading.Condition()
-        self._log = scene.folder / "log"
-        self._log.unlink(missing_ok=True)
-        os.mkfifo(self._log)
-        self.process = FORKS.Process(target=run_command, args=(str(self._log), [str(word) for word in command]))
-        self.process.start()
+        self.process = subprocess.Popen([*map(str, command)], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+                                        text=True)  # fmt: skip
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
 
     def _read(self) -> None:
-        with self._log.open() as lines:
-            for line in lines:
-                with self._came:
-                    try:
-                        self.events.append(json.loads(line))
-                    except ValueError:
-                        self.others.append(line)
-                    self._came.notify_all()
+        for line in self.process.stderr or ():
+            with self._came:
+                try:
+                    self.events.append(json.loads(line))
+                except ValueError:
+                    self.others.append(line)
+                self._came.notify_all()
 
     def wait_for(self, wanted: Callable[[dict[str, Any]], bool], seconds: float = 300) -> dict[str, Any] | None:
         """The first event that is wanted, when it comes; None if the process ended without it."""
@@ -157,7 +138,7 @@ class Watcher:
                     if wanted(event):
                         return event
                 seen = len(self.events)
-                if not self.process.is_alive() and not self._reader.is_alive():
+                if not self._reader.is_alive():
                     return None
                 if time.monotonic() > deadline:
                     raise TimeoutError(f"nothing of what was awaited came; the log ends with {self.events[-5:]}")
@@ -166,12 +147,11 @@ class Watcher:
     def kill(self) -> str:
         """SIGKILL; gives the stage that the process was in by its own words."""
         self.process.kill()
-        self.process.join()
-        if self.process.exitcode != -signal.SIGKILL:
+        if self.process.wait() != -signal.SIGKILL:
             raise RuntimeError(f"the watcher ended by itself: {self.events[-5:]}\n" + "".join(self.others))
-        with suppress(OSError):  # a process that was killed before it opened its log leaves the reader waiting
-            os.close(os.open(self._log, os.O_WRONLY | os.O_NONBLOCK))
-        self._reader.join()
+        self._reader.join(ORPHAN_S)  # ends when nobody holds the pipe any more
+        if self._reader.is_alive():
+            raise RuntimeError("the watcher was killed, and a process that it started lives on")
         named = [event["event"] for event in self.events if event["event"] not in ("note", "unreachable")]
         return named[-1] if named else "start"
 
