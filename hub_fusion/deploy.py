@@ -44,6 +44,7 @@ class Wishes:
     gpu: str = "a10g-small"
     timeout: str = "6h"
     webhook: bool = True
+    secrets: Mapping[str, str] = field(default_factory=dict)  # of the Jobs, besides the token in use
 
 
 @dataclass
@@ -62,7 +63,8 @@ def deploy(hub: Hub, recipe: Recipe, file: Path, wishes: Wishes, *, dry_run: boo
     if hub.account() is None:
         raise HubError(f"{hub.endpoint} needs a token: set HF_TOKEN to one that may write {recipe.base} and start Jobs")
     account, found = recipe.base.split("/")[0], Deployment(f"{recipe.base}-ops")
-    jobs, poll, fuse = Jobs(hub, account), poll_job(hub, recipe.base, wishes), fuse_job(hub, recipe.base, wishes)
+    poll, fuse = poll_job(hub, recipe.base, wishes), fuse_job(hub, recipe.base, wishes)
+    jobs = Jobs(hub, account, wishes.secrets)
     _store(hub, found, files_of(recipe, file) | {JOB: _as_json(fuse)}, dry_run)
     known = jobs.scheduled(poll)
     fresh = [s for s in known if poll.is_like(s.job_spec) and s.schedule == wishes.schedule and not s.suspend]
@@ -80,8 +82,9 @@ def deploy(hub: Hub, recipe: Recipe, file: Path, wishes: Wishes, *, dry_run: boo
 
 
 def poll(
-    hub: Hub, recipe: Recipe, compute: Compute, job: Path, *, work: Path, say: Say = lambda _: None
-) -> tuple[Outcome, str | None]:
+    hub: Hub, recipe: Recipe, compute: Compute, job: Path, *, work: Path, say: Say = lambda _: None,
+    secrets: Mapping[str, str] | None = None,
+) -> tuple[Outcome, str | None]:  # fmt: skip
     """Look once, answer announcements, and start the Job that `job` describes if a generation is due and none runs.
 
     Gives its id. An answer is a comment, which starts one more look that finds nothing to answer.
@@ -92,7 +95,7 @@ def poll(
     if outcome.status != "planned":
         return outcome, None
     plan = _from_json(job)
-    jobs = Jobs(hub, recipe.base.split("/")[0])
+    jobs = Jobs(hub, recipe.base.split("/")[0], secrets)
     if running := jobs.alive(plan):
         say(Event("busy", f"a generation is due, and the Job {running[0]} is at work", job=running[0]))
         return outcome, None
@@ -113,10 +116,11 @@ def fuse_job(hub: Hub, base: str, wishes: Wishes) -> JobPlan:
     return _job("fuse", hub, base, wishes, wishes.gpu, wishes.timeout, command)
 
 
-def _job(part: str, hub: Hub, base: str, wishes: Wishes, flavor: str, timeout: str, command: str) -> JobPlan:
+def _job(part: str, hub: Hub, base: str, wishes: Wishes, flavor: str, timeout: str, program: str) -> JobPlan:
     steps = [f"pip install --quiet {shlex.quote(wishes.install)}"] if wishes.install else []
-    steps += [f"hf download {shlex.quote(base + '-ops')} --local-dir ops", command]
-    return JobPlan(part, base, wishes.image, ("bash", "-c", " && ".join(steps)), flavor, timeout, hub.environment)
+    steps += [f"hf download {shlex.quote(base + '-ops')} --local-dir ops", program]
+    command, secrets = ("bash", "-c", " && ".join(steps)), ("HF_TOKEN", *sorted(wishes.secrets))
+    return JobPlan(part, base, wishes.image, command, flavor, timeout, hub.environment, secrets)
 
 
 def files_of(recipe: Recipe, file: Path) -> dict[str, bytes]:
@@ -186,7 +190,7 @@ def _hook(jobs: Jobs, base: str, plan: JobPlan, found: Deployment, wanted: bool,
     if wanted and not fresh:
         found.done.append(f"look at once, and again whenever a discussion on {base} changes (a webhook)")
         if not dry_run:
-            jobs.hook(base, jobs.start(plan), ["discussion"])
+            jobs.hook(base, jobs.start(plan), ["discussion"], plan)
 
 
 def _as_json(plan: JobPlan) -> bytes:

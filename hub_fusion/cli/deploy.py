@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Literal
 
@@ -42,7 +43,8 @@ def deploy(
 ) -> None:  # fmt: skip
     """Put a watcher on the Hub: dashboard, a scheduled CPU Job that looks, a GPU Job when a fuse is due, a webhook.
 
-    Run again, it changes what differs. The token in use becomes a secret of the Jobs.
+    Run again, it changes what differs. The token in use becomes a secret of the Jobs, and so does that in
+    HUB_FUSION_READ_TOKEN.
     """
     from hub_fusion.cli.space import dashboard
     from hub_fusion.deploy import Wishes
@@ -50,7 +52,7 @@ def deploy(
     from hub_fusion.publish.space import deploy as put_dashboard
 
     rules, hub = open_recipe(recipe, []), open_hub(endpoint)
-    wishes = Wishes(image, install, schedule, cpu, gpu, timeout, webhook)
+    wishes = Wishes(image, install, schedule, cpu, gpu, timeout, webhook, secrets())
     found = put(hub, rules, recipe, wishes, dry_run=dry_run)
     if space:
         shown = put_dashboard(hub, rules.base, f"{rules.base}-dashboard", dashboard(), private=private, dry_run=dry_run)
@@ -76,10 +78,20 @@ def poll(
     log_as(log_format)
     rules, hub = open_recipe(recipe, settings), open_hub(endpoint)
     with computing() as compute:
-        outcome, started = look(hub, rules, compute, job, work=work_folder(work, rules.base), say=say)
+        outcome, started = look(
+            hub, rules, compute, job, work=work_folder(work, rules.base), say=say, secrets=secrets()
+        )
     if json:
         return print_json({"status": outcome.status, "reason": outcome.reason, "job": started})
     tell(outcome, False)
+
+
+def secrets() -> dict[str, str]:
+    """What the Jobs need besides the token in use, if it is given here."""
+    from hub_fusion.keeper.tokens import READ_TOKEN
+
+    given = os.environ.get(READ_TOKEN, "").strip()
+    return {READ_TOKEN: given} if given else {}
 
 
 COMMANDS = [deploy, poll]

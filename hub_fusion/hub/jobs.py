@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from hub_fusion.errors import HubError
 from hub_fusion.hub.calls import Calls
 
 if TYPE_CHECKING:
@@ -16,7 +18,7 @@ LABEL = "hub-fusion"  # its value is the job's part
 
 @dataclass(frozen=True)
 class JobPlan:
-    """A job as it is asked for; of secrets the names count, their values are the token that starts it."""
+    """A job as it is asked for; of secrets the names count, their values are known to who starts it."""
 
     part: str  # poll, fuse
     base: str
@@ -43,9 +45,11 @@ class JobPlan:
 class Jobs:
     """The jobs of one account and the webhooks of the token's owner. Methods raise what those of `Hub` raise."""
 
-    def __init__(self, hub: Hub, account: str) -> None:
+    def __init__(self, hub: Hub, account: str, known: Mapping[str, str] | None = None) -> None:
+        """`known` are the secrets that a plan may name besides the token in use."""
         self._api: Any = hub.api
-        self._calls, self.account, self.token = Calls(hub.endpoint), account, hub.saved_token()
+        self._calls, self.account = Calls(hub.endpoint), account
+        self._known: dict[str, str | None] = {"HF_TOKEN": hub.saved_token(), **(known or {})}
 
     def alive(self, plan: JobPlan) -> list[str]:
         """Ids of the jobs of this part that run or are about to."""
@@ -77,19 +81,23 @@ class Jobs:
         found = self._calls.again(lambda: list(self._api.list_webhooks()))
         return [h for h in found if h.job and [(w.type, w.name) for w in h.watched] == [("model", repo)]]
 
-    def hook(self, repo: str, job: str, domains: list[str]) -> str:
-        """Start a job like `job` whenever something of `domains` happens to a model repository."""
+    def hook(self, repo: str, job: str, domains: list[str], plan: JobPlan) -> str:
+        """Start a job like `job`, which `plan` is of, whenever something of `domains` happens to a model repository."""
         watched = [{"type": "model", "name": repo}]
         made = self._calls.once(lambda: self._api.create_webhook(job_id=job, watched=watched, domains=domains,
-                                                                 secrets={"HF_TOKEN": self.token}))  # fmt: skip
+                                                                 secrets=self._secrets(plan)))  # fmt: skip
         return str(made.id)
 
     def unhook(self, id: str) -> None:
         """Forget a webhook."""
         self._calls.again(lambda: self._api.delete_webhook(id))
 
+    def _secrets(self, plan: JobPlan) -> dict[str, str | None]:
+        if lost := sorted(set(plan.secrets) - self._known.keys()):
+            raise HubError(f"the Job {plan.part} needs {', '.join(lost)}: set it in the environment, or deploy without")
+        return {name: self._known[name] for name in plan.secrets}
+
     def _arguments(self, plan: JobPlan) -> dict[str, Any]:
-        secrets = dict.fromkeys(plan.secrets, self.token)
-        return {"image": plan.image, "command": list(plan.command), "env": plan.environment, "secrets": secrets,
-                "flavor": plan.flavor, "timeout": plan.timeout, "labels": plan.labels, "namespace": self.account,
-                "name": f"hub-fusion-{plan.part}"}  # fmt: skip
+        return {"image": plan.image, "command": list(plan.command), "env": plan.environment, "flavor": plan.flavor,
+                "secrets": self._secrets(plan), "timeout": plan.timeout, "labels": plan.labels,
+                "namespace": self.account, "name": f"hub-fusion-{plan.part}"}  # fmt: skip

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from hub_fusion.deploy import Wishes, deploy, files_of, poll
-from hub_fusion.errors import RecipeError
+from hub_fusion.errors import HubError, RecipeError
 from hub_fusion.local_hub import set_job_stage
 from hub_fusion.recipe import Recipe
 
@@ -91,13 +91,26 @@ def test_a_look_answers_who_announces_a_contribution(ready: World) -> None:
     assert [e.author for e in said] == ["ann", "acme"]
 
 
+def test_a_token_for_reading_is_a_secret_of_both_jobs(ready: World) -> None:
+    """Or a private base could not be read where contributions are; and who lacks it is told so."""
+    wishes = Wishes(webhook=False, secrets={"HUB_FUSION_READ_TOKEN": "hf_reads"})
+    deploy(ready.maintainer, ready.recipe(), ready.write_recipe(), wishes)
+    assert not deploy(ready.maintainer, ready.recipe(), ready.folder / "recipe.yaml", wishes).done
+    file = ready.folder / "job.json"
+    file.write_text(ready.maintainer.read_text(f"{BASE}-ops", "job.json"))
+    arguments = (ready.maintainer, ready.recipe(), ready.compute, file)
+    with pytest.raises(HubError, match="the Job fuse needs HUB_FUSION_READ_TOKEN: set it"):
+        poll(*arguments, work=ready.work)
+    assert poll(*arguments, work=ready.work, secrets=wishes.secrets)[1]
+    (job,) = jobs(ready)
+    assert set(job.secrets) == {"HF_TOKEN", "HUB_FUSION_READ_TOKEN"}
+
+
 def test_tasks_that_lie_elsewhere_are_named(ready: World, task: Path) -> None:
     recipe = ready.recipe(**judged(task))
     with pytest.raises(RecipeError, match=f"task '{task.name}' is at .* only what lies in"):
         deploy(ready.maintainer, recipe, ready.folder / "recipe.yaml", Wishes())
     (ready.folder / "job.json").write_text(json.dumps({"part": "fuse"}))
-    from hub_fusion.errors import HubError
-
     with pytest.raises(HubError, match="does not describe a Job"):
         poll(ready.maintainer, ready.recipe(), ready.compute, ready.folder / "job.json", work=ready.work)
 
