@@ -106,6 +106,24 @@ def random_weights(a: Attack) -> list[Path]:
     ]
 
 
+def noise(a: Attack) -> list[Path]:
+    """Of an honest finetune its norms alone, tensor by tensor, in random directions."""
+    source = torch.Generator().manual_seed(3)
+    return [
+        a.made({n: b + torch.randn(b.shape, generator=source) * (a.benign[n] - b).square().mean() ** 0.5
+                for n, b in a.base.items()})
+    ]  # fmt: skip
+
+
+def shuffled(a: Attack) -> list[Path]:
+    """An honest finetune's change with the elements of each tensor in another order."""
+    source, made = torch.Generator().manual_seed(4), {}
+    for n, b in a.base.items():
+        change = (a.benign[n] - b).reshape(-1)
+        made[n] = b + change[torch.randperm(len(change), generator=source)].reshape(b.shape)
+    return [a.made(made)]
+
+
 def spike(a: Attack) -> list[Path]:
     """The backdoor's change in the last layer alone, three times as long as a whole honest one."""
     layer = [layer_of(n) for n in a.base if "layer." in n][-1]
@@ -132,6 +150,8 @@ ATTACKS: dict[str, tuple[str, Callable[[Attack], list[Path]]]] = {  # each folde
     "sign-flipped mean, three times as long": ("sabotage", mirrored_mean),
     "NaN": ("sabotage", nan),
     "random weights": ("sabotage", random_weights),
+    "noise of an honest length": ("sabotage", noise),
+    "honest change, shuffled": ("sabotage", shuffled),
     "one-layer spike": ("backdoor", spike),
     "forged base claim": ("sabotage", forged),
 }

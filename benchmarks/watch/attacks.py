@@ -49,6 +49,7 @@ from hub_fusion.records import Contribution
 from hub_fusion.weights.compute import Compute
 from hub_fusion.weights.deltas import Source
 from hub_fusion.weights.measure import measure
+from hub_fusion.weights.noise import find_order
 
 sys.path.append(str(Path(__file__).parents[1] / "evaluate"))
 from probe import find_model  # what judges text models with MiniLM knows where it is
@@ -126,6 +127,7 @@ def screened(sources: list[Source], world: World) -> tuple[str, list[Source]]:
     people = [Contribution(repo=f"{s.key}/m", sha="a" * 40, relation="finetune", author=s.key,
                            created_at=START + timedelta(i)) for i, s in enumerate(sources)]  # fmt: skip
     measures = world.compute.together(measure, sources, world.base)
+    measures = replace(measures, order=world.compute.together(find_order, sources, world.base, measures))
     kept, refusals, scales = judge_tensors(people, measures, Screen())
     weights = votes([people[i] for i in kept], "account", measures.only(kept))
     let = [replace(sources[i], weight=w, scale=scales[i]) for i, w in zip(kept, weights, strict=True)]

@@ -1,7 +1,7 @@
 """What the measures of a round's task vectors say: who is refused, and whose change is made shorter.
 
-Finite, changed, of the base's kin, no copy and no mirror image of an earlier one, not against all others, of a length
-like the others' as a whole and in every layer. Pure: from inner products to refusals.
+Finite, changed, of the base's kin, not noise, no copy and no mirror image of an earlier one, not against all others, of
+a length like the others' as a whole and in every layer. Pure: from inner products to refusals.
 Not covered: a poisoned change of ordinary length in an ordinary direction. Nothing here can tell it from training.
 """
 
@@ -16,6 +16,7 @@ from hub_fusion.contributions.votes import votes
 from hub_fusion.recipe import Screen
 from hub_fusion.records import Contribution, Refusal
 from hub_fusion.weights.measure import Measures
+from hub_fusion.weights.noise import APART
 
 COPY_DISTANCE = 0.05  # of the longer: saving in 16 bits moves a task vector by about 1 %, another seed by about 100 %
 MIRRORED = -0.9  # cosine: two trainings are nearly orthogonal, two of the same data nearly parallel, none are opposite
@@ -42,6 +43,9 @@ def judge_tensors(
                 "screen", "not_kin", f"Its matrices have cosine {measures.kinship[i]:.3f} with the base's; training "
                 f"leaves more than {rule.min_kinship:g}. They are random, of another base, or far off from training.",
                 "Train from this base with a lower learning rate; name the revision you started from."))  # fmt: skip
+        elif rule.noise == "refuse" and measures.noise(i):
+            refusals.append(c.refuse("screen", "noise", is_noise(measures, i), "Publish what training left, in a dtype "
+                                     "that holds it: not rounded, quantised, or with most of it dropped."))  # fmt: skip
         else:
             alive.append(i)
     kept = _first_of_each(alive, candidates, measures, refusals)
@@ -50,6 +54,15 @@ def judge_tensors(
         kept = _with_the_others(kept, candidates, measures, rule, refusals)
         kept = _judge_norms(kept, candidates, measures, rule, refusals, scales)
     return kept, refusals, scales
+
+
+def is_noise(measures: Measures, i: int) -> str:
+    """What to say of a contribution that nothing tells from random numbers."""
+    return (
+        "Its change has no more order than random numbers: the singular values of its matrices are as far from those "
+        f"of the same numbers with random signs as chance puts them (excess {measures.order[i]:.1f}; training leaves "
+        f"more than {APART:g})."
+    )
 
 
 def _first_of_each(

@@ -1,22 +1,22 @@
 """What the weights must pass before they are fused: headers first (kilobytes), then every tensor once.
 
 Headers: the format's laws, the base's names and shapes; of statistics too (see brought.py). Tensors: finite, changed,
-not a copy of another contribution, of a length like the others' (far too long is refused, somewhat too long is capped).
-Survivors stay in the spool.
+not noise, not a copy of another contribution, of a length like the others' (far too long is refused, somewhat too long
+is capped). Survivors stay in the spool.
 Not covered: backdoors of normal length and clean accuracy. Such an attack passes; the gate may or may not notice it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hub_fusion.contributions.brought import Brought, Wanted, check_brought, check_values
-from hub_fusion.contributions.judgement import judge_tensors
+from hub_fusion.contributions.judgement import is_noise, judge_tensors
 from hub_fusion.contributions.policy import refuse_standing
 from hub_fusion.contributions.votes import capped, votes
 from hub_fusion.errors import HeaderError, HubError, HubUnreachable, RepoMissing, WeightsError
@@ -29,6 +29,7 @@ from hub_fusion.weights.checkpoint import Checkpoint, TensorSpec
 from hub_fusion.weights.deltas import Deltas, Source, base_memory_names, sharing_opener
 from hub_fusion.weights.measure import Measures, measure
 from hub_fusion.weights.names import MismatchError, match_names
+from hub_fusion.weights.noise import find_order
 from hub_fusion.weights.remote import ADAPTER, ADAPTER_CONFIG, Spool, read_headers, weight_files
 from hub_fusion.weights.statistics import BESIDE
 from hub_fusion.weights.tokens import NO_TOKENS, NewTokens
@@ -158,7 +159,7 @@ def screen(
     if not spooled:
         return Screened([], [], refusals)
     say(f"reading {len(spooled)} contributions")
-    measures = compute.together(measure, [source for _, source in spooled], base_folder)
+    measures = _measured(spooled, recipe, base_folder, compute, say)
     kept, more, scales = judge_tensors([c for c, _ in spooled], measures, recipe.screen)
     people = [spooled[i][0] for i in kept]
     shares = votes(people, recipe.merge.vote, measures.only(kept))
@@ -177,6 +178,24 @@ def screen(
         sources.append(Source(source.key, source.folder, source.origin, source.relation, weight, scales[i]))
     tokens = keeper.tokens([c.key for c in contributions]) if keeper else NO_TOKENS
     return Screened(contributions, sources, refusals + more, measures.only(kept), tokens)
+
+
+def _measured(
+    spooled: Sequence[tuple[Contribution, Source]], recipe: Recipe, base_folder: Path, compute: Compute, say: Say
+) -> Measures:
+    """All that the judgement asks of tensors, and what of it is for people."""
+    sources = [source for _, source in spooled]
+    measures = compute.together(measure, sources, base_folder)
+    if recipe.screen.noise == "off":
+        return measures
+    measures = replace(measures, order=compute.together(find_order, sources, base_folder, measures))
+    if unknown := [spooled[i][0].repo for i, apart in measures.order.items() if apart is None]:
+        say(f"{len(unknown)} contributions change no matrix that is large enough to tell training from noise: "
+            f"{', '.join(unknown[:3])}{' …' * (len(unknown) > 3)}")  # fmt: skip
+    if recipe.screen.noise == "note":
+        for i in (i for i in measures.order if measures.noise(i)):
+            say(f"  {spooled[i][0].repo}: {is_noise(measures, i)}")
+    return measures
 
 
 def _standing(hub: Hub, c: Contribution, recipe: Recipe) -> Refusal | None:

@@ -100,8 +100,11 @@ class Screen(Section):
     min_kinship: float = Field(
         0.3, ge=-1, le=1, description="refuse where the matrices' cosine with the base's is lower: random, or another's"
     )
+    noise: Literal["refuse", "note", "off"] = Field(
+        "refuse", description="where nothing tells the change of any matrix from random numbers; note: only say so"
+    )
     min_cosine: float = Field(
         -0.5, ge=-1, le=1, description="refuse where the cosine with the mean of the other accounts' is lower"
     )
-    min_for_norms: int = Field(5, ge=2, description="none of these but min_kinship with fewer contributions than this")
+    min_for_norms: int = Field(5, ge=2, description="none of these but min_kinship and noise with fewer contributions")
     spool_bytes: int = Field(200 * 10**9, ge=1, description="disk space for downloaded contributions")

@@ -20,6 +20,7 @@ from hub_fusion.weights.checkpoint import FLOATS, Checkpoint, TensorSpec
 from hub_fusion.weights.deltas import Deltas, Source, row_blocks, sharing_opener
 from hub_fusion.weights.directions import layer_of
 from hub_fusion.weights.names import is_buffer, kind_of
+from hub_fusion.weights.noise import APART
 
 if TYPE_CHECKING:
     import numpy as np
@@ -41,6 +42,7 @@ class Measures:
     opposed: np.ndarray | None = None  # (contributions, contributions): share of sampled elements changed oppositely
     kinship: Sequence[float] = ()  # cosine of each one's matrices with the base's: near 1 after training
     layers: Mapping[str, Sequence[float]] = field(default_factory=dict)  # layer → squared lengths of the body's changes
+    order: Mapping[int, float | None] = field(default_factory=dict)  # how far from noise, where noise.py was asked
 
     def only(self, rows: Sequence[int]) -> Measures:
         """The same of these contributions, in this order."""
@@ -51,7 +53,13 @@ class Measures:
         heads = [self.heads[row] for row in rows] if len(self.heads) else ()
         kinship = [self.kinship[row] for row in rows] if len(self.kinship) else ()
         layers = {layer: [squared[row] for row in rows] for layer, squared in self.layers.items()}
-        return Measures(self.gram[np.ix_(rows, rows)], found, heads, opposed, kinship, layers)
+        order = {place: self.order[row] for place, row in enumerate(rows) if row in self.order}
+        return Measures(self.gram[np.ix_(rows, rows)], found, heads, opposed, kinship, layers, order)
+
+    def noise(self, i: int) -> bool:
+        """Whether nothing tells its change from random numbers."""
+        apart = self.order.get(i)
+        return apart is not None and apart < APART
 
     def norm(self, i: int) -> float:
         """Euclidean norm of all of one task vector that is fused."""

@@ -22,7 +22,7 @@ def test_the_defaults_stop_what_shouts_and_wrong_no_honest_contributor() -> None
     assert set(result) == {"size", "cpu_seconds", "digits"}
     found = result["digits"]
     rows = found["attacks"]
-    assert len(rows) == 13 and not [name for name, row in rows.items() if "HONEST" in row["defaults"]]
+    assert len(rows) == 15 and not [name for name, row in rows.items() if "HONEST" in row["defaults"]]
     assert found["poisoned_alone"]["hit"] > 0.9 and found["honest"]["hit"] < 0.1  # or success says nothing
     for name in ("scaled update", "BadMerging-style amplified delta", "copy flood, 15 accounts", "scaled Gram"):
         assert rows[name]["without"]["success"] > rows[name]["with"]["success"] + 0.5
@@ -30,11 +30,14 @@ def test_the_defaults_stop_what_shouts_and_wrong_no_honest_contributor() -> None
         "clean": found["honest"]["clean"], "success": 0.0
     }  # fmt: skip
     refused = {"NaN": "not_finite", "random weights": "not_kin", "forged base claim": "not_kin",
+               "noise of an honest length": "noise", "honest change, shuffled": "noise",
                "sign-flipped finetune": "mirrored", "sign-flipped mean, three times as long": "opposed"}  # fmt: skip
     assert {name: rows[name]["defaults"] for name in refused} == {n: f"refused: {c}" for n, c in refused.items()}
 
 
-@pytest.mark.parametrize("name", ["attack_bases", "attack_kinds", "attack_statistics", "attack_world"])
+@pytest.mark.parametrize(
+    "name", ["attack_bases", "attack_kinds", "attack_statistics", "attack_world", "noise_finetunes"]
+)
 def test_what_the_attacks_are_made_of_does_nothing_as_a_script(name: str) -> None:
     """`make bench` runs every file with ``--size small``."""
     command = [sys.executable, FOLDER / f"{name}.py", "--size", "small"]

@@ -166,6 +166,18 @@ def test_every_candidate_is_kept_or_refused_once_and_no_scale_is_above_one(lengt
     assert all(0 < scale <= 1 for scale in scales)
 
 
+def test_noise_is_refused_and_does_not_count_for_the_round() -> None:
+    """In a round of any size, before lengths are compared; what could not be judged passes, and all if asked."""
+    facts = Measures(axes(1, 1, 30, 1, 1, 1), order={1: 90.0, 2: 0.7, 4: None})
+    kept, refusals, scales = judge_tensors(crowd(6), facts, RULE)
+    assert (kept, [(r.repo, r.code) for r in refusals], scales) == ([0, 1, 3, 4, 5], [("u2/m", "noise")], [1.0] * 6)
+    assert "excess 0.7" in refusals[0].reason
+    assert judge_tensors(crowd(2), Measures(axes(1, 1), order={1: 0.7}), RULE)[0] == [0]
+    for rule in ("note", "off"):
+        assert judge_tensors(crowd(2), Measures(axes(1, 1), order={1: 0.7}), Screen(noise=rule))[0] == [0, 1]
+    assert facts.only([4, 2]).order == {0: None, 1: 0.7}
+
+
 def test_random_weights_and_those_of_another_base_are_not_kin() -> None:
     """Whatever their length, and however few contributions there are."""
     kept, refusals, _ = judge_tensors(crowd(2), Measures(axes(1, 1), kinship=[0.98, 0.05]), RULE)

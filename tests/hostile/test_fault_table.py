@@ -145,7 +145,7 @@ ELSEWHERE = {  # what takes a round, statistics or a recipe of its own
     "contributions/test_nearest.py": {"too_old"},
     "loop/test_subtract.py": {"subtracted"},
     "contributions/test_screen.py": {
-        "copy", "few_downloads", "layer_outlier", "mirrored", "norm_outlier", "not_kin", "opposed",
+        "copy", "few_downloads", "layer_outlier", "mirrored", "noise", "norm_outlier", "not_kin", "opposed",
         "not_fetched", "not_scanned", "statistics_too_large",
         "too_large", "unsafe_files",
     },
