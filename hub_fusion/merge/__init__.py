@@ -17,6 +17,8 @@ The signature is the schema. Keyword-only arguments with defaults are the recipe
 
 A method with ``whole=True`` (or a function of the options that says so) sees all rows at once, at the price of memory
 for contributions × tensor; one with ``by_rows=True`` never sees a part of a row along the last dimension. One with
+``one_by_one=True`` needs one contribution at a time of a tensor that has ``activations``: there both come as an
+`inputs.Stack`, which makes them as it is gone through, so that memory does not grow with the contributions. One with
 ``signed=True`` takes negative weights: they are divided by the sum of their magnitudes and need not add up to 1.
 
 Other distributions bring methods through the entry point group `hub_fusion.merge_methods` (see `plugins.py`).
@@ -42,7 +44,7 @@ _METHODS: dict[str, MergeMethod] = {}
 
 def merge_method(
     title: str, *, source: str, judged: Literal["base", "seen-task"], whole: Whole = False, by_rows: bool = False,
-    ranks: Ranks | None = None, signed: bool = False, aliases: tuple[str, ...] = (),
+    ranks: Ranks | None = None, signed: bool = False, aliases: tuple[str, ...] = (), one_by_one: bool = False,
 ) -> Callable[[Formula], Formula]:  # fmt: skip
     """Register a formula under its function's name.
 
@@ -52,7 +54,18 @@ def merge_method(
     def register(formula: Formula) -> Formula:
         always, depends = (False, whole) if callable(whole) else (whole, None)
         method = MergeMethod(
-            formula.__name__, title, source, judged, formula, always, depends, by_rows, ranks, signed, aliases
+            formula.__name__,
+            title,
+            source,
+            judged,
+            formula,
+            always,
+            depends,
+            by_rows,
+            ranks,
+            signed,
+            aliases,
+            one_by_one=one_by_one,
         )
         unknown = method.inputs - INPUTS
         if unknown or ("keep" in method.inputs) != (ranks is not None):

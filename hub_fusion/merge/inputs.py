@@ -7,7 +7,7 @@ Results depend on the values alone: not on the blocks, the number of processes o
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -15,6 +15,19 @@ if TYPE_CHECKING:
     import torch
 
     Blocks = Callable[[], Iterable[torch.Tensor]]  # one contribution's delta of one tensor, in order, block by block
+
+
+class Stack:
+    """Tensors of one shape, one of each contribution, made when they are asked for: a stack that is never there whole.
+
+    Each is good until the next one is made; whoever goes through them again makes them again.
+    """
+
+    def __init__(self, shape: Sequence[int], make: Callable[[int], torch.Tensor], dtype: torch.dtype) -> None:
+        self.shape, self.dtype, self._make = tuple(shape), dtype, make
+
+    def __iter__(self) -> Iterator[torch.Tensor]:
+        return map(self._make, range(self.shape[0]))
 
 
 @dataclass(frozen=True)

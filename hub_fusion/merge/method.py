@@ -17,6 +17,8 @@ from hub_fusion.errors import MergeError
 if TYPE_CHECKING:
     import torch
 
+    from hub_fusion.merge.inputs import Stack
+
     Formula = Callable[..., torch.Tensor]
     Ranks = Callable[[int, Mapping[str, Any]], tuple[int, int]]  # elements, options → ranks [first, last) to keep
     Whole = bool | Callable[[Mapping[str, Any]], bool]  # options → whether all rows are needed at once
@@ -46,6 +48,7 @@ class MergeMethod:
     ranks: Ranks | None = None
     signed: bool = False  # takes negative weights; they are then divided by the sum of their magnitudes
     aliases: tuple[str, ...] = ()
+    one_by_one: bool = False  # takes an `inputs.Stack` of deltas and activations
     plugin: str = ""  # the distribution that brought it
 
     @property
@@ -99,7 +102,9 @@ class BoundMethod:
     method: MergeMethod
     options: dict[str, Any]  # those that were given
 
-    def __call__(self, deltas: torch.Tensor, weights: torch.Tensor, **inputs: torch.Tensor | None) -> torch.Tensor:
+    def __call__(
+        self, deltas: torch.Tensor | Stack, weights: torch.Tensor, **inputs: torch.Tensor | Stack | None
+    ) -> torch.Tensor:
         """The merged delta; `inputs` are those that ``method.inputs`` names, statistics only if there are any."""
         absent = dict.fromkeys(self.method.inputs & STATISTICS)
         return self.method.formula(deltas, weights, **absent | inputs, **self.options)

@@ -7,11 +7,15 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import torch
 
+    from hub_fusion.merge.inputs import Stack
 
-def weighted_sum(deltas: torch.Tensor, coefficients: torch.Tensor) -> torch.Tensor:
+
+def weighted_sum(deltas: torch.Tensor | Stack, coefficients: torch.Tensor) -> torch.Tensor:
     """Σ cᵢ·δᵢ in order, shape of one delta."""
-    merged = deltas[0] * coefficients[0]
-    for delta, coefficient in zip(deltas[1:], coefficients[1:], strict=True):
+    pairs = zip(deltas, coefficients, strict=True)
+    first, coefficient = next(pairs)
+    merged: torch.Tensor = first * coefficient
+    for delta, coefficient in pairs:
         merged.add_(delta * coefficient)
     return merged
 

@@ -78,8 +78,7 @@ class Arithmetic(Reader):
             if stored is not None:
                 return stored
         origins: Origins = {}
-        deltas = self.deltas(work, start, stop, origins)
-        merged = self.merged(work, deltas, start, stop)
+        merged = self.change(work, start, stop, origins)
         there = origins.get(id(base))
         if there is None:
             there = self.wide(base, work.name, first, last, "base")
@@ -164,6 +163,49 @@ class Arithmetic(Reader):
         source = work.taking[i]
         if not self.delta(source, work.stored, start, stop, work.columns, out, origins, source.source.scale):
             raise self.explain(source, work.stored, start * work.columns, out)
+
+    def change(self, work: TensorWork, start: int, stop: int, origins: Origins) -> Array:
+        """What the method makes of rows [start, stop) of all contributions, float32 (elements,)."""
+        if work.one_by_one:
+            return self._one_by_one(work, start, stop, origins)
+        return self.merged(work, self.deltas(work, start, stop, origins), start, stop)
+
+    def _one_by_one(self, work: TensorWork, start: int, stop: int, origins: Origins) -> Array:
+        import torch
+
+        from hub_fusion.merge.inputs import Stack
+
+        first, last = work.range(start, stop)
+        shape, out = work.shape(start, stop), self.buffer("deltas", last - first, np.float32)
+
+        def delta(i: int) -> torch.Tensor:
+            self.read(work, i, start, stop, out, origins)
+            made = torch.from_numpy(out).reshape(shape)
+            return made.mT if work.turned else made
+
+        count, seen = len(work.taking), shape[::-1] if work.turned else shape
+        grams = (count, seen[-1], seen[-1])
+        merged = self.formula(Stack((count, *seen), delta, torch.float32), torch.from_numpy(work.weights),
+                              activations=Stack(grams, self.activations(work), torch.float32))  # fmt: skip
+        return (merged.mT if work.turned else merged).reshape(-1).contiguous().numpy()
+
+    def activations(self, work: TensorWork) -> Callable[[int], Any]:
+        """One contribution's Gram matrix after another, as torch tensors; the mean of the others' for who has none."""
+        import torch
+
+        names = [d.statistic("activations", work.name) for d in work.taking]
+        pooled: Array | None = None
+
+        def one(i: int) -> Array:
+            return self._statistic(work.taking[i], work, "activations", str(names[i]), 0, work.rows)
+
+        if None in names:
+            there = [i for i, name in enumerate(names) if name is not None]
+            pooled = one(there[0])
+            for i in there[1:]:
+                pooled += one(i)
+            pooled /= np.float32(len(there))
+        return lambda i: torch.from_numpy(one(i) if names[i] is not None else pooled)
 
     def merged(self, work: TensorWork, deltas: Array, start: int, stop: int) -> Array:
         """The method's result, float32 (elements,). What belongs to a tensor of one block is worked out here."""

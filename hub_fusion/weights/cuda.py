@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from hub_fusion.merge import BoundMethod
-from hub_fusion.merge.inputs import find_cut
+from hub_fusion.merge.inputs import Stack, find_cut
 from hub_fusion.merge.method import STATISTICS
 from hub_fusion.weights.arithmetic import Arithmetic, Fused
 from hub_fusion.weights.checkpoint import TORCH_NAMES, Checkpoint
@@ -90,13 +90,31 @@ class TorchArithmetic(Arithmetic):
         """The output of all pieces as it is stored, side by side, in a buffer of this thread's; and if it is finite."""
         origins: Origins = {}
         dtype = pieces[0].work.out.dtype
-        change = self._merged(pieces, self.reader.changes(pieces, origins)) * self.step
+        if pieces[0].work.one_by_one:
+            change = self._each(pieces[0], origins) * self.step
+        else:
+            change = self._merged(pieces, self.reader.changes(pieces, origins)) * self.step
         there = origins[id(base)] if id(base) in origins else self.reader.there(base, pieces)
         # x + (−0) is x for every x, but −0 + 0 is 0
         fused = (there + torch.where(change == 0, -0.0, change)).to(getattr(torch, TORCH_NAMES[dtype]))
         ends = torch.stack(fused.aminmax())
         stored: np.ndarray = self.reader.lane.fetch(fused).view(STORED[dtype])
         return stored, all(map(math.isfinite, ends.tolist()))
+
+    def _each(self, piece: Piece, origins: Origins) -> torch.Tensor:
+        """As Arithmetic._one_by_one, on the device."""
+        work = piece.work
+        shape = work.shape(*piece.rows)
+        seen, gram = shape[::-1] if work.turned else shape, self.activations(work)
+
+        def delta(i: int) -> torch.Tensor:
+            made = self.reader.change(i, piece, origins).reshape(shape)
+            return made.mT if work.turned else made
+
+        deltas = Stack((len(work.taking), *seen), delta, torch.float32)
+        grams = Stack((len(work.taking), seen[-1], seen[-1]), lambda i: gram(i).to(self.device), torch.float32)
+        merged = self.formula(deltas, torch.from_numpy(work.weights).to(self.device), activations=grams)
+        return (merged.mT if work.turned else merged).reshape(-1)
 
     def _merged(self, pieces: Sequence[Piece], deltas: torch.Tensor) -> torch.Tensor:
         """The method's result, float32 (elements,). What belongs to a tensor of one block is worked out here."""

@@ -62,10 +62,10 @@ class DeviceReader(Reader):
         self._check(out, range(len(taking)), pieces)
         return out
 
-    def change(self, i: int, piece: Piece) -> torch.Tensor:
+    def change(self, i: int, piece: Piece, origins: Origins | None = None) -> torch.Tensor:
         """The change of one contribution, as in `changes`: float32 (elements,)."""
         out = torch.empty((1, piece.size), device=self.device)
-        self._change_into(out[0], i, [piece], {})
+        self._change_into(out[0], i, [piece], {} if origins is None else origins)
         self._check(out, [i], [piece])
         return out[0]
 

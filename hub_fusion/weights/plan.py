@@ -178,11 +178,19 @@ def describe(plan: FusePlan, compute: Compute | None = None) -> dict[str, Any]:
 
 def memory_bytes(works: list[TensorWork], threads: int = 1) -> int:
     """About how much private memory a fuse takes: deltas of all contributions, a few buffers as long, the program."""
-    largest = max((max((stop - start) * w.columns for start, stop in w.blocks) * (len(w.taking) + 6)
-                   for w in works if w.blocks), default=0)  # fmt: skip
+    largest = max((_elements(w) for w in works if w.blocks), default=0)
     factors = max((sum(prod(d.files[n].shape) for d in w.taking if (t := d.targets.get(w.name)) and t.a
                        for n in t.reads) for w in works), default=0)  # fmt: skip
     return PROGRAM_BYTES + 4 * (threads * largest + 2 * factors)
+
+
+def _elements(work: TensorWork) -> int:
+    """How many float32 a thread holds for a tensor."""
+    most = max(stop - start for start, stop in work.blocks) * work.columns
+    if not work.one_by_one:
+        return most * (len(work.taking) + 6)
+    inputs = work.stored.shape[0 if work.turned else -1]
+    return 10 * most + 10 * inputs**2  # an array or two in float32, four in float64, of the tensor and of Gram matrices
 
 
 def _check_statistics(formula: BoundMethod, opened: list[Deltas], turned: frozenset[str]) -> None:

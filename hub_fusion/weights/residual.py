@@ -135,7 +135,7 @@ def fuse_keeping(
     origins: Origins = {}
     merged = None
     if work.taking:
-        merged = arithmetic.merged(work, arithmetic.deltas(work, start, stop, origins), start, stop)
+        merged = arithmetic.change(work, start, stop, origins)
     there = origins.get(id(base))
     if there is None:
         there = arithmetic.wide(base, work.name, first, last, "base")

@@ -47,6 +47,7 @@ class TensorWork:
         self.cuts: list[tuple[Cut, Cut]] = [(Cut.NONE, Cut.ALL)] * len(taking)
         self.gram: np.ndarray | None = None
         self.turned = False  # a linear layer's weight stored (in, out): methods that know its inputs see (out, in)
+        self.one_by_one = False  # contributions are gone through one after another, see merge.inputs.Stack
         self.added = False  # rows of tokens that the base lacks, see added_rows.py
         self._uniform: bool | None = None
         self.ready = threading.Event()  # all preparations are done
@@ -74,12 +75,14 @@ class TensorWork:
             rows, columns = 1, size
         elif len(shape) > 2 and any((t := d.targets.get(name)) and t.a for d in taking):
             rows, columns = shape[0], prod(shape[1:])
-        one = method.whole or "activations" in method.inputs  # whose equations are solved once for a tensor
+        solved = "activations" in method.inputs and bool(taking) and _all_bring("activations", taking, name, formula)
+        one = method.whole or solved  # by equations for the whole tensor
         most = MOST if elements <= TORCH_ELEMENTS else elements // 4
         each = min(max(elements // max(len(taking), 1), LEAST), most)
         work = cls(number, out, stored, taking, rows, columns, size if one and taking else each)
         work.keys = [noise_keys(plan.seed, name, d.source.key) for d in taking]
         work.asked = method.inputs if taking and work.blocks else frozenset()
+        work.one_by_one = solved and method.one_by_one
         return work
 
     def uniform(self, base: Checkpoint) -> bool:
@@ -125,6 +128,12 @@ class TensorWork:
             self.gram, self.cuts = None, []
             for deltas in self.taking:
                 deltas.forget(self.name)
+
+
+def _all_bring(kind: str, taking: list[Deltas], name: str, formula: BoundMethod) -> bool:
+    """Whether there are statistics of a tensor by which it is merged: everybody's, or somebody's if they are pooled."""
+    there = [d.statistic(kind, name) is not None for d in taking]
+    return all(there) or (any(there) and formula.settings.get("missing") == "pool")
 
 
 def works_of(opened: OpenPlan, elements: int) -> list[TensorWork]:

@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from hub_fusion.errors import WeightsError
+from hub_fusion.merge import find_method
 from hub_fusion.weights.checkpoint import Checkpoint
 from hub_fusion.weights.compute import Compute
 from hub_fusion.weights.deltas import Source
@@ -92,21 +93,55 @@ def test_layers_with_the_same_inputs_share_one_matrix(tmp_path: Path) -> None:
     torch.testing.assert_close(fused["body.square"], mean)
 
 
-def test_gram_matrices_are_held_once(tmp_path: Path) -> None:
-    """Those of one tensor from all contributions are the largest thing in memory: 0.5 GB each for 11,008 inputs."""
-    columns, n = 400, 12
-    base = save_folder(tmp_path / "base", {"body.w": torch.randn(2, columns)})
-    folders = [save_folder(tmp_path / f"f{i}", {"body.w": torch.randn(2, columns)}) for i in range(n)]
-    for i, folder in enumerate(folders):
+@pytest.mark.parametrize("tensor", ["body.w", "body.embed_tokens.weight"])
+@pytest.mark.parametrize("missing", ["refuse", "pool"])
+def test_memory_of_regmean_does_not_grow_with_the_contributions(tmp_path: Path, missing: str, tensor: str) -> None:
+    """A Gram matrix of 11,008 inputs has half a gigabyte; embeddings, which have none, are merged block by block."""
+    columns, rows, peaks = 400, 300 if tensor == "body.w" else 8000, []
+    tensors = {"body.w": torch.zeros(1, columns), tensor: torch.randn(rows, columns)}
+    base = save_folder(tmp_path / "base", tensors)
+    folders = [save_folder(tmp_path / f"f{i:02}", {n: t + i for n, t in tensors.items()}) for i in range(16)]
+    for i, folder in enumerate(folders[: 16 if missing == "refuse" else 3]):
         (folder / "fusion").mkdir()
         save_file({"activations/body.w": gram(i, columns)}, folder / "fusion" / "statistics.safetensors")
-    plan = FusePlan(base, tmp_path / "out", tuple(Source(f.name, f, base) for f in folders), "regmean")
-    fuse(plan, Compute())  # what is loaded once does not count
-    tracemalloc.start()
-    fuse(plan, Compute())
-    peak = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
-    assert peak < 4 * columns**2 * (n + 9)  # and a few more while one is read, in float64
+    for n in (4, 16):
+        sources = tuple(Source(f.name, f, base) for f in folders[:n])
+        plan = FusePlan(base, tmp_path / "out", sources, "regmean", {"missing": missing})
+        fuse(plan, Compute())  # what is loaded once does not count
+        tracemalloc.start()
+        fuse(plan, Compute())
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    if tensor == "body.w":
+        assert peaks[1] < peaks[0] + 4 * columns**2, "less than another matrix for twelve more contributions"
+    else:
+        assert peaks[1] < 4 * 16 * rows * columns / 3, "the embeddings of all are never there at once"
+
+
+@pytest.mark.parametrize("missing", ["refuse", "pool"])
+def test_one_after_another_gives_the_bytes_of_all_at_once(tmp_path: Path, missing: str) -> None:
+    """On any number of threads: contributions are added in their order, whoever adds them."""
+    world = World(tmp_path, config={"model_type": "gpt2"})
+    for i in range(3 if missing == "refuse" else 2):
+        world.bring(i, {f"activations/{name}": gram(i) for name in ("body.q", "body.k", "body.square")})
+    fused, options = world.fuse("regmean", missing=missing), find_method("regmean").bind({"missing": missing})
+    grams = [
+        Statistics.open(f).gram("body.q", Reader().whole, by_trace=True)
+        for f in world.folders[: 3 if missing == "refuse" else 2]
+    ]
+    if missing == "pool":
+        grams.append(np.mean(grams, axis=0, dtype=np.float32))
+    saved = [load_file(folder / "model.safetensors")["body.q"] for folder in world.folders]
+    deltas = torch.stack([tensor - world.base["body.q"] for tensor in saved])
+    whole = options(deltas, torch.full((3,), 1 / 3), activations=torch.from_numpy(np.stack(grams)))
+    assert torch.equal(fused["body.q"], world.base["body.q"] + whole)
+    for threads in (1, 3):
+        out = tmp_path / f"out-{threads}"
+        sources = tuple(Source(f.name, f, world.place) for f in world.folders)
+        compute = Compute()
+        compute.threads = threads
+        fuse(FusePlan(world.place, out, sources, "regmean", {"missing": missing}), compute)
+        assert (out / "model.safetensors").read_bytes() == (tmp_path / "out" / "model.safetensors").read_bytes()
 
 
 @pytest.mark.parametrize("normalise", ["trace", "none"])
