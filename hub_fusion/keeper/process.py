@@ -6,7 +6,6 @@ import os
 import signal
 import socket
 import subprocess
-import sys
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -18,10 +17,10 @@ from hub_fusion.events import Say
 from hub_fusion.hub import Hub
 from hub_fusion.hub.logins import stored_logins
 from hub_fusion.keeper.serving import Keeper
-from hub_fusion.keeper.tokens import READ_TOKEN, SOCKET, without_tokens
+from hub_fusion.keeper.tokens import READ_TOKEN, SOCKET, command, without_tokens
 from hub_fusion.recipe import Recipe
 
-GRACE_S = 25.0  # for a worker that was told to end, or has nothing more to ask for
+GRACE_S = 25.0  # for a worker that was told to end
 PATIENCE_S = 5.0  # when its socket has ended
 ENDINGS = (signal.SIGINT, signal.SIGTERM)
 
@@ -41,16 +40,15 @@ def keep(recipe: Recipe, hub: Hub, work: Path, arguments: Sequence[str], say: Sa
             "give the token in HF_TOKEN instead, and log out (hf auth logout)")  # fmt: skip
     _check_reader(hub, recipe)
     ours, theirs = socket.socketpair()
-    environment = without_tokens(os.environ, hub.saved_token()) | {SOCKET: str(theirs.fileno())}
-    command, told = [sys.executable, "-m", "hub_fusion", *arguments], list[int]()
-    worker = subprocess.Popen(command, env=environment, pass_fds=[theirs.fileno()])
+    environment, told = without_tokens(os.environ, hub.saved_token()) | {SOCKET: str(theirs.fileno())}, list[int]()
+    worker = subprocess.Popen(command(arguments), env=environment, pass_fds=[theirs.fileno()])
     theirs.close()
     threading.Thread(target=_close_after, args=(worker, ours), daemon=True).start()
     try:
         with suppress(Ended, ConnectionError), _passing_on(worker, told), ours.makefile("rb") as lines:
             Keeper(Direct(recipe, hub.uncached(), work, say)).serve(lines, ours.sendall)
     finally:
-        code = _end(worker, ours)
+        code = _end(worker, ours, GRACE_S if told else 0)
     if code >= 0:
         return code
     if -code in told:
@@ -62,15 +60,17 @@ def keep(recipe: Recipe, hub: Hub, work: Path, arguments: Sequence[str], say: Sa
 def _check_reader(hub: Hub, recipe: Recipe) -> None:
     """Whether the worker's token, if it gets one, is for reading; and whether it will see the base."""
     given = os.environ.get(READ_TOKEN, "").strip()
-    if given and Hub(hub.endpoint, given).may_write():
-        raise RecipeError(f"the token in {READ_TOKEN} may write: make one that may only read")
-    with suppress(HubUnreachable):  # for the worker to wait for
+    try:
+        if given and Hub(hub.endpoint, given).may_write():
+            raise RecipeError(f"the token in {READ_TOKEN} may write: make one that may only read")
         found = hub.model(recipe.base)
-        if (found.private or found.gated) and not given:
-            raise RepoMissing(
-                f"{recipe.base} is private or gated, and the process that reads contributions does not get the token "
-                f"that may write: set {READ_TOKEN} to one that may read the base, and nothing else"
-            )
+    except (HubUnreachable, RepoMissing):
+        return  # for the worker to tell, or to wait for
+    if (found.private or found.gated) and not given:
+        raise RepoMissing(
+            f"{recipe.base} is private or gated, and the process that reads contributions does not get the token "
+            f"that may write: set {READ_TOKEN} to one that may read the base, and nothing else"
+        )
 
 
 @contextmanager
@@ -84,7 +84,8 @@ def _passing_on(worker: subprocess.Popen[bytes], told: list[int]) -> Iterator[No
         worker.send_signal(number)
         raise Ended
 
-    before = {number: signal.signal(number, handle) for number in ENDINGS}
+    heard = [number for number in ENDINGS if signal.getsignal(number) is not signal.SIG_IGN]  # not behind nohup's like
+    before = {number: signal.signal(number, handle) for number in heard}
     try:
         yield
     finally:
@@ -100,10 +101,10 @@ def _close_after(worker: subprocess.Popen[bytes], connection: socket.socket) -> 
         connection.shutdown(socket.SHUT_RDWR)
 
 
-def _end(worker: subprocess.Popen[bytes], connection: socket.socket) -> int:
+def _end(worker: subprocess.Popen[bytes], connection: socket.socket, grace_s: float) -> int:
     """The exit code of a worker that ends by itself, or is made to: by the end of its socket, then by force."""
     with suppress(subprocess.TimeoutExpired):
-        return worker.wait(GRACE_S)
+        return worker.wait(grace_s)
     with suppress(OSError):
         connection.shutdown(socket.SHUT_RDWR)
     try:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import ctypes
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 READ_TOKEN = "HUB_FUSION_READ_TOKEN"  # noqa: S105 - the name of an environment variable
 SOCKET = "HUB_FUSION_KEEPER"  # in a worker's environment: the number of its end of the socket; "peer" in its peers'
@@ -40,4 +41,10 @@ def hide_memory() -> None:
 def go_on_without(token: str | None) -> None:
     """Go on as the same program, as a peer of a worker, with no token that may write."""
     clean = without_tokens(os.environ, token) | {SOCKET: "peer"}
-    os.execve(sys.executable, [sys.executable, "-m", "hub_fusion", *sys.argv[1:]], clean)  # noqa: S606
+    os.execve(sys.executable, command(sys.argv[1:]), clean)  # noqa: S606
+
+
+def command(arguments: Sequence[str]) -> list[str]:
+    """What starts ``hub-fusion ARGUMENTS``, with modules from the current folder only where they are taken from now."""
+    safe = [] if {"", str(Path.cwd())} & set(sys.path) else ["-P"]
+    return [sys.executable, *safe, "-m", "hub_fusion", *arguments]

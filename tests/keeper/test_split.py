@@ -226,6 +226,16 @@ def test_a_run_that_is_terminated_dies_by_that_signal(ready: World) -> None:
     assert_goes_on(ready)
 
 
+def test_a_worker_takes_no_modules_from_the_current_folder(empty: World) -> None:
+    """The command takes none either: whoever writes files beside the recipe must not run code by it."""
+    (empty.folder / "yaml.py").write_text("raise SystemExit('shadowed')")
+    command = [sys.executable, "-P", "-c", "from hub_fusion.cli import main; main()", "run", "--dry-run"]
+    done = subprocess.run([*command, "-r", empty.write_recipe(), "--work", empty.work, "--json"], cwd=empty.folder,
+                          env=empty.environment(), capture_output=True, text=True, timeout=120)  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["status"] == "waiting" and empty.tags() == {}
+
+
 def test_a_private_base_needs_a_token_for_reading(ready: World) -> None:
     """The writing one is not lent; one in its place that may write as well is found out."""
     ready.maintainer.api.update_repo_settings(BASE, private=True)
