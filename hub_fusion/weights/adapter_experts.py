@@ -4,7 +4,8 @@ PEFT has one pair of factors for a stack of E experts: A is (r·E, inputs), by e
 (outputs, r·E), by ranks and in each by experts. A module with several such parameters is wrapped once for each, and the
 names tell levels, not parameters; shapes do. On disk a stack is one tensor (experts, outputs, inputs) or (experts,
 inputs, outputs), or it is a tensor for each expert, or two of them that lie side by side in memory (gate and up).
-Not covered: stacks of square matrices in one tensor, whose direction nothing tells.
+A stack of square matrices, as gpt-oss has, lies as the gates beside it do.
+Not covered: square ones (outputs, inputs), which releases of PEFT read one way or the other.
 """
 
 from __future__ import annotations
@@ -74,7 +75,7 @@ def plan_parameter(
     fitting = []
     for key in keys:
         specs = [base[name] for name in stored_as(key)]
-        if places := _places(specs, second[0], first[1], where):
+        if places := _places(specs, second[0], first[1], where, base):
             total = places[0][1].total if places[0][1] else 1
             if first[0] % total or first[0] // total > max(4 * min(second[0], first[1]), 1024):
                 raise WeightsError(f"{where}: {first[0]} ranks do not belong to {total} experts: {FIX}")
@@ -91,7 +92,7 @@ def plan_parameter(
 
 
 def _places(
-    specs: Sequence[TensorSpec], outputs: int, inputs: int, where: str
+    specs: Sequence[TensorSpec], outputs: int, inputs: int, where: str, base: Mapping[str, TensorSpec]
 ) -> list[tuple[str, Experts | None]]:  # fmt: skip
     """The tensors that make up a parameter, and what of the factors is theirs; nothing if the shapes differ."""
     if len(specs) == 1:
@@ -100,7 +101,7 @@ def _places(
             return [(spec.name, None)]
         if len(spec.shape) != 3 or spec.shape[1:] not in ((outputs, inputs), (inputs, outputs)):
             return []
-        if outputs == inputs:
+        if outputs == inputs and not _lies_by_inputs(spec, base):
             raise WeightsError(f"{where}: {spec.name} is a stack of square matrices, whose direction is unknown: {FIX}")
         return [(spec.name, Experts(spec.shape[0], transposed=spec.shape[1:] == (inputs, outputs)))]
     by_part: dict[str, dict[int, TensorSpec]] = {}
@@ -122,6 +123,16 @@ def _places(
         places += [(s.name, Experts(total, n, (at, at + shape[0]))) for n, s in sorted(by_part[part].items())]
         at += shape[0]
     return places if at == outputs else []
+
+
+def _lies_by_inputs(square: TensorSpec, base: Mapping[str, TensorSpec]) -> bool:
+    """Whether a stack of square matrices is one of (inputs, outputs): gates and ups beside it have twice the outputs.
+
+    Every release of PEFT reads such a stack so.
+    """
+    total, size, _ = square.shape
+    beside = base.get(f"{square.name.rpartition('.')[0]}.gate_up_proj")
+    return beside is not None and beside.shape == (total, size, 2 * size)
 
 
 def factors_of(experts: Experts, a: Array, b: Array, scaling: float) -> tuple[Array, Array]:

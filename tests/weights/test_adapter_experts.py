@@ -10,6 +10,7 @@ import torch
 import transformers
 from huggingface_hub import HfApi
 from peft import LoraConfig
+from safetensors.torch import load_file, save_file
 
 from hub_fusion import fuse_models
 from hub_fusion.errors import WeightsError
@@ -100,3 +101,26 @@ def test_other_experts_than_the_bases_are_refused(mixture: tuple[str, Path], tmp
         adapter = made_by_peft(other, tmp_path / f"of-{name}", kind, lora(*BOTH))
         with pytest.raises(WeightsError, match="experts"):
             fuse_models(base, [adapter], tmp_path / "out")
+
+
+def test_square_experts_lie_as_the_gates_beside_them(tmp_path: Path) -> None:
+    """Those of gpt-oss are as wide as its hidden states; the other way round PEFT's releases differ."""
+    settings = transformers.GptOssConfig(**SIZES | {"num_local_experts": 3, "head_dim": 4, "intermediate_size": 8})
+    torch.manual_seed(0)
+    base = saved(transformers.GptOssForCausalLM(settings), tmp_path / "base")
+    assert Checkpoint.open(base)["model.layers.0.mlp.experts.down_proj"].shape == (3, 8, 8)
+    for parameters in (BOTH, BOTH[1:]):
+        adapter = made_by_peft(base, tmp_path / f"adapter-{len(parameters)}", "GptOssForCausalLM", lora(*parameters))
+        changed = check_like_peft(base, adapter)
+        assert len([name for name in changed if "experts" in name]) == 2 * len(parameters)
+        fuse_models(base, [adapter], tmp_path / "out")
+        result = Checkpoint.open(tmp_path / "out")
+        for name, expected in changed.items():
+            torch.testing.assert_close(result.read(name), expected, rtol=0, atol=1e-6 * float(expected.abs().max()))
+    other = load_file(base / "model.safetensors")
+    for name in list(other):
+        if name.endswith("gate_up_proj"):
+            other[name] = other[name].mT.contiguous()
+    save_file(other, base / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(WeightsError, match="stack of square matrices, whose direction is unknown"):
+        fuse_models(base, [tmp_path / "adapter-1"], tmp_path / "out")
