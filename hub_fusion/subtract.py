@@ -21,6 +21,7 @@ from hub_fusion.finish import Outcome, check_recipe, finish_round, round_id
 from hub_fusion.hub import Hub
 from hub_fusion.lock import alone
 from hub_fusion.provenance import Clock
+from hub_fusion.publish.proposal import open_proposal
 from hub_fusion.publish.rollback import marked
 from hub_fusion.publish.state import BaseState, check_base, fused_credits, open_base, record_path
 from hub_fusion.recipe import Recipe
@@ -43,7 +44,7 @@ def subtract(
     """Publish the newest generation again without what came from `repo`, as the next one, if the gate accepts it.
 
     Method, options, step and caps are the record's, votes are counted anew. Raises RecordError for a repository that
-    is not in the newest generation or is alone in it.
+    is not in the newest generation or is alone in it, or while a pull request awaits a decision.
     """
     check_recipe(recipe)
     with alone(work, say):
@@ -54,6 +55,9 @@ def subtract(
             tokens_of(record, {c.key for c in left})
         except RecordError as error:
             raise RecordError(f"{error}: hub-fusion rollback {state.repo} {record.tag}") from None
+        if recipe.publish.mode == "pull-request" and (open := open_proposal(hub, state, say, dry_run=True)):
+            raise RecordError(f"pull request {open.number} for gen-{open.generation} awaits a decision: merge it or "
+                              "close it first")  # fmt: skip
         say(Event("subtract", f"fusing {record.tag} again without {', '.join(c.key for c in gone)}"))
         withdrawal = Withdrawal(reason=reason, at=now(), to_generation=state.next_generation)
         index = marked(state.index, {record.generation}, withdrawal)

@@ -80,6 +80,8 @@ def subtract(
     """
     from hub_fusion.subtract import subtract as leave_out
 
+    if not reason.strip():
+        raise typer.BadParameter("give a reason: the card and the records say it")
     rules, hub = open_recipe(recipe, settings), open_hub(endpoint)
     with computing() as compute:
         outcome = leave_out(rules, hub, compute, target, " ".join(reason.split()), say=say,

@@ -25,7 +25,7 @@ from hub_fusion.contributions.cache import Cache, with_cache
 from hub_fusion.contributions.discover import EPOCH, put_together, read_child, read_included
 from hub_fusion.contributions.filters import Circumstances, filter_contributions
 from hub_fusion.contributions.licenses import BaseLicense, Link, read_base_license
-from hub_fusion.contributions.screen import check_headers
+from hub_fusion.contributions.screen import NOT_FETCHED, check_headers
 from hub_fusion.errors import RepoMissing
 from hub_fusion.recipe import Recipe
 from hub_fusion.records import Contribution, Refusal, now
@@ -162,8 +162,9 @@ class Listing:
                     recipe, lambda: hub.read_text(recipe.base, "config.json", revision=weights_at), specs()
                 )
                 frozen = recipe.publish.kind == "adapter"
-                verdicts[key] = check_headers(hub, c, specs(), memory, frozen=frozen, wanted=wanted)[1]
-                cache.keep_verdict(c, policy, verdicts[key])
+                verdicts[key] = found = check_headers(hub, c, specs(), memory, frozen=frozen, wanted=wanted)[1]
+                if not found or found.code != NOT_FETCHED:
+                    cache.keep_verdict(c, policy, found)
             refusal = verdicts[key]
             refusals.append(refusal) if refusal else queue.append(c)
         return queue, refusals

@@ -44,6 +44,7 @@ if TYPE_CHECKING:
 
 ROOM = 10**9  # bytes of weight files beyond four times the base in float32: heads of its own
 ARCHITECTURE_FIX = "Train from this base without changing its layers; new heads are fine."
+NOT_FETCHED = "not_fetched"  # no verdict on what it is: the next look may find it
 FIXES = {"quantized": "Publish the weights in 16 or 32 bits, not quantised."}
 Prepare = Callable[[Contribution, Source], tuple[Contribution, Source]]
 
@@ -77,6 +78,11 @@ def check_headers(
     paired: dict[str, str] = {}
     try:
         sizes = hub.files(c.repo, c.sha)
+    except HubUnreachable:
+        raise  # not the contribution's fault
+    except HubError as error:
+        return [], _not_fetched(c, error)
+    try:
         names = [ADAPTER] if c.relation == "adapter" else weight_files(hub, c.repo, c.sha, sizes)
         size = sum(sizes[name].size for name in names)
         most = 4 * 4 * sum(prod(spec.shape) for spec in base.values()) + ROOM
@@ -206,7 +212,11 @@ def _standing(hub: Hub, c: Contribution, recipe: Recipe) -> Refusal | None:
     try:
         return refuse_standing(c, hub.standing(c.repo, c.sha), rules)
     except RepoMissing as error:
-        return c.refuse("screen", "not_fetched", f"{error}.", "Nothing you can do; it is tried again.")
+        return _not_fetched(c, error)
+
+
+def _not_fetched(c: Contribution, error: HubError | WeightsError) -> Refusal:
+    return c.refuse("screen", NOT_FETCHED, f"{error}.", "Nothing you can do, if it is there; it is tried again.")
 
 
 def misfit(c: Contribution, error: MismatchError) -> Refusal:

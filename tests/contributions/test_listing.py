@@ -221,6 +221,19 @@ def test_what_the_screen_found_out_of_a_commit_is_remembered(world: World) -> No
     assert watcher.look()[1] == {}
 
 
+def test_what_cannot_be_read_today_is_no_verdict(world: World) -> None:
+    """A repository that is hidden between listing and reading holds what it held when it is back."""
+    repo = world.contribute(SOUND)
+    watcher = Watcher(world)
+    assert watcher.queue() == {repo}
+    with sqlite3.connect(watcher.listing.file) as con:
+        con.execute("DELETE FROM verdicts")
+    owner(world, repo).update_repo_settings(repo, visibility="private")
+    assert watcher.look()[1] == {repo: "not_fetched"}
+    owner(world, repo).update_repo_settings(repo, visibility="public")
+    assert watcher.queue() == {repo}
+
+
 def truncate(file: Path) -> None:
     file.write_bytes(file.read_bytes()[:5000])
 

@@ -42,6 +42,18 @@ def test_closed_it_is_not_made_again_but_something_new_is(ready: World) -> None:
     assert ready.run(ready.recipe(**ASK)).status == "proposed" and pulls(ready) == [2]
 
 
+def test_what_is_left_out_awaits_a_decision_once(ready: World) -> None:
+    """Asked again, it would open a second pull request for the same generation; an empty reason is none."""
+    ready.run()
+    command = ("subtract", "bob/finetune", "-r", ready.write_recipe(**ASK), "--work", ready.work, "--reason")
+    empty = ready.command(*command, " ")
+    assert empty.returncode == 2 and "reason" in empty.stderr
+    assert ready.command(*command, "the author asked").returncode == 0
+    again = ready.command(*command, "the author asked")
+    assert again.returncode == 1 and "pull request 1 for gen-2 awaits a decision" in again.stderr
+    assert pulls(ready) == [1]
+
+
 def test_one_whose_answer_was_lost_is_found_and_not_opened_twice(ready: World) -> None:
     """Killed or cut off after it was opened, before the status knew: the look finds its own by its attempt."""
     ready.hub.faults.set([{"route": "POST /**/commit/main", "kind": "drop", "when": "after", "times": 1}])
