@@ -55,6 +55,8 @@ class AdapterConfig:
     base: str | None = None
     bias: str = "none"
     parameters: tuple[str, ...] = ()  # target_parameters
+    rank: int | None = None  # r; of a module the factors say it, of a stack of experts nothing else does
+    rank_pattern: Mapping[str, int] = field(default_factory=dict)
 
     @classmethod
     def from_json(cls, text: str, *, source: str) -> AdapterConfig:
@@ -81,8 +83,18 @@ class AdapterConfig:
             None if isinstance(feedforward, str) else _texts(feedforward), _tokens(indices, source),
             _texts(data.get("modules_to_save")), bool(data.get("ensure_weight_tying")), _is_language_model(data, task),
             task, _text(data.get("base_model_name_or_path")), _text(data.get("bias")) or "none",
-            _parameters(data.get("target_parameters"), source),
+            _parameters(data.get("target_parameters"), source), _rank(data.get("r")), _ranks(data.get("rank_pattern")),
         )  # fmt: skip
+
+    def parameters_of(self, module: str) -> list[str]:
+        """The parameters that factors under this name may be those of, by their full names; none if it is a module."""
+        plain = module.replace(".base_layer", "")
+        keys = {f"{plain}.{p.rpartition('.')[2]}" for p in self.parameters}
+        return sorted(k for k in keys if any(k == p or k.endswith(f".{p}") for p in self.parameters))
+
+    def rank_of(self, parameter: str) -> int | None:
+        """The rank of one expert's factors, if the configuration says it."""
+        return self.rank_pattern.get(first_match(self.rank_pattern, parameter) or "", self.rank)
 
     def scaling(self, module: str, rank: int) -> float:
         """What B·A is multiplied with for this module."""
@@ -172,6 +184,16 @@ def _parameters(value: Any, source: str) -> tuple[str, ...]:
     if value and not (isinstance(value, list) and all(isinstance(v, str) and NAME.fullmatch(v) for v in value)):
         raise WeightsError(f"{source}: target_parameters are plain names, not {repr(value)[:80]}")
     return tuple(value or ())
+
+
+def _rank(value: Any) -> int | None:
+    return value if type(value) is int and 0 < value < 2**20 else None
+
+
+def _ranks(value: Any) -> dict[str, int]:
+    """Those of plain names; of others nobody knows which module they mean."""
+    found = value if isinstance(value, dict) else {}
+    return {str(k): rank for k, v in found.items() if (rank := _rank(v)) and NAME.fullmatch(str(k))}
 
 
 def _is_language_model(data: Mapping[str, Any], task: str | None) -> bool | None:

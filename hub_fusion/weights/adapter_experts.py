@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from hub_fusion.errors import WeightsError
-from hub_fusion.weights.adapter_config import FIX, AdapterConfig
+from hub_fusion.weights.adapter_config import CONFIG, FIX, AdapterConfig
 from hub_fusion.weights.checkpoint import FLOATS, TensorSpec
 from hub_fusion.weights.names import MismatchError
 
@@ -57,21 +57,12 @@ def plan_parameter(
 
     `stored_as` gives the base's tensors that make up one in memory. Raises WeightsError, MismatchError.
     """
-    plain = module.replace(".base_layer", "")
-    keys = [f"{plain}.{p.rpartition('.')[2]}" for p in config.parameters]
-    keys = sorted({k for k in keys if any(k == p or k.endswith(f".{p}") for p in config.parameters)})
+    keys = config.parameters_of(module)
     if not keys or not parts.factors:
         return []
-    where, a, b = f"adapter module {module[:200]!r}", parts.factors.get("lora_A"), parts.factors.get("lora_B")
-    if a is None or b is None or len(parts.factors) != 2 or config.fan_in_fan_out:
-        raise WeightsError(
-            f"{where}: a parameter is changed by lora_A and lora_B alone, not by {sorted(parts.factors)}"
-        )
+    where = f"adapter module {module[:200]!r}"
+    a, b = factors_on_parameter(parts, tensors, config, where)
     first, second = tensors[a].shape, tensors[b].shape
-    if len(first) != 2 or len(second) != 2 or first[0] != second[1] or 0 in first + second:
-        raise WeightsError(f"{where}: A is {first}, B is {second}")
-    if not FLOATS.issuperset({tensors[a].dtype, tensors[b].dtype}):
-        raise WeightsError(f"{where}: factors are {tensors[a].dtype} and {tensors[b].dtype}: save them as floats")
     fitting = []
     for key in keys:
         specs = [base[name] for name in stored_as(key)]
@@ -89,6 +80,60 @@ def plan_parameter(
     if len(fitting) > 1:
         raise WeightsError(f"{where} fits more than one of {', '.join(keys)[:300]}, and nothing tells which: {FIX}")
     return fitting[0]
+
+
+def factors_on_parameter(
+    parts: Module, tensors: Mapping[str, TensorSpec], config: AdapterConfig, where: str
+) -> tuple[str, str]:
+    """A and B of a parameter. Raises WeightsError if they are no pair, or not alone."""
+    a, b = parts.factors.get("lora_A"), parts.factors.get("lora_B")
+    if a is None or b is None or len(parts.factors) != 2 or config.fan_in_fan_out:
+        raise WeightsError(
+            f"{where}: a parameter is changed by lora_A and lora_B alone, not by {sorted(parts.factors)}"
+        )
+    first, second = tensors[a].shape, tensors[b].shape
+    if len(first) != 2 or len(second) != 2 or first[0] != second[1] or 0 in first + second:
+        raise WeightsError(f"{where}: A is {first}, B is {second}")
+    if not FLOATS.issuperset({tensors[a].dtype, tensors[b].dtype}):
+        raise WeightsError(f"{where}: factors are {tensors[a].dtype} and {tensors[b].dtype}: save them as floats")
+    return a, b
+
+
+def stack_of(
+    module: str, parts: Module, tensors: Mapping[str, TensorSpec], config: AdapterConfig, where: str
+) -> tuple[int, int, float] | None:
+    """How many experts a pair of factors is for, the rank and scaling of each; None for an ordinary module's.
+
+    By the configuration's rank, as the base is not at hand. Raises WeightsError where that leaves it open.
+    """
+    keys = config.parameters_of(module)
+    if not keys:
+        return None
+    a, _ = factors_on_parameter(parts, tensors, config, where)
+    rows, ranks = tensors[a].shape[0], {config.rank_of(key) for key in keys}
+    rank = ranks.pop() if len(ranks) == 1 else None
+    if rank is None or rows % rank:
+        raise WeightsError(f"{where}: {rows} rows of A are no whole number of experts of the rank that {CONFIG} has "
+                           f"for {', '.join(keys)[:300]}: {FIX}")  # fmt: skip
+    scalings = {config.scaling(key, rank) for key in keys}
+    if len(scalings) > 1:
+        raise WeightsError(f"{where} is {' or '.join(keys)[:300]}, whose alphas differ, and nothing tells which: {FIX}")
+    return rows // rank, rank, scalings.pop()
+
+
+def unpacked(total: int, a: Array, b: Array) -> list[tuple[Array, Array]]:
+    """(rank, inputs) and (outputs, rank) of each expert."""
+    right, left = a.reshape(total, -1, a.shape[-1]), b.reshape(b.shape[0], -1, total)
+    return [(right[number], left[:, :, number]) for number in range(total)]
+
+
+def packed(experts: Sequence[tuple[Array, Array]]) -> tuple[Array, Array]:
+    """The two factors of a stack from those of each expert, all of one rank."""
+    import numpy as np
+
+    a = np.concatenate([right for right, _ in experts])
+    left = np.stack([left for _, left in experts], axis=-1)  # (outputs, rank, experts)
+    return a, left.reshape(len(left), -1)
 
 
 def _places(

@@ -6,6 +6,7 @@ wᵢ that add up to 1 the aim is the mean change Σ wᵢ·ΔWᵢ; a module that 
 * ``cat``: exactly that mean, with rank Σr.
 * ``svd``: its best approximation of a given rank; the report says what it costs.
 * ``average``: A and B averaged by themselves (Poly-μ), same modules, ranks and scalings; cross terms, see the report.
+* Stacks of experts (``target_parameters``), the same ones in all adapters: each of these expert by expert.
 * (IA)³: the mean of l − 1 (`average`, which is exact).
 * Soft prompts: the mean prompt (`average`), and only of prompts with one beginning, see adapter_prompt.py.
 

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from hub_fusion.errors import WeightsError
 from hub_fusion.weights.adapter_config import WEIGHTS, AdapterConfig, first_match, read_lora_config
+from hub_fusion.weights.adapter_experts import factors_on_parameter, stack_of
 from hub_fusion.weights.adapter_modules import EMBEDDINGS, OUTPUTS, Module, ends_with, modules_of
 from hub_fusion.weights.adapter_plan import check_factors
 from hub_fusion.weights.checkpoint import FLOATS, Checkpoint, TensorSpec
@@ -43,7 +44,7 @@ class Member:
         Raises WeightsError for what cannot be fused without the base's weights.
         """
         config, files = read_lora_config(folder), Checkpoint.open(folder, WEIGHTS)
-        modules, dropped = check_member(config, files, key)
+        modules, dropped = check_member(config, files, key, experts=names is None)
         if names is not None:
             modules = {names[name]: module for name, module in modules.items() if name in names}
         own = {name: name for name in modules} if names is None else {common: name for name, common in names.items()}
@@ -52,6 +53,11 @@ class Member:
     def scaling(self, module: str, rank: int) -> float:
         """What B·A is multiplied with."""
         return self.config.scaling(self.own[module], rank)
+
+    def experts(self, module: str) -> tuple[int, int, float] | None:
+        """Of a stack of experts: how many, and the rank and scaling of each."""
+        where = f"{self.key}: adapter module {module[:200]!r}"
+        return stack_of(self.own[module], self.modules[module], self.files, self.config, where)
 
     def pair(self, module: str) -> tuple[str, str, int] | None:
         """Names of A and B, and the rank, or None where this adapter leaves the module alone."""
@@ -62,6 +68,8 @@ class Member:
         where = f"{self.key}: adapter module {module[:200]!r}"
         if strange := found.factors.keys() - {f"{kind}A", f"{kind}B"}:
             raise WeightsError(f"{where} has {', '.join(sorted(strange))} beside {kind}A and {kind}B: {INSTEAD}")
+        if stack := self.experts(module):
+            return *factors_on_parameter(found, self.files, self.config, where), stack[1]
         a, b = found.factors.get(f"{kind}A"), found.factors.get(f"{kind}B")
         rank = check_factors(where, a, b, kind, self.files)
         assert a is not None and b is not None
@@ -69,16 +77,19 @@ class Member:
 
 
 def check_member(
-    config: AdapterConfig, files: Mapping[str, TensorSpec], key: str
+    config: AdapterConfig, files: Mapping[str, TensorSpec], key: str, *, experts: bool = False
 ) -> tuple[dict[str, Module], tuple[str, ...]]:
     """The modules that an adapter changes, and the task heads that are left out; from headers.
 
+    `experts`: stacks of them (target_parameters) are taken too.
+
     Raises WeightsError for what cannot be fused without the base's weights.
     """
+    stacks = bool(config.parameters) and not experts
     used = [word for word, there in (("DoRA", config.dora), ("trainable tokens", bool(config.tokens)),
                                      ("trained biases", config.bias != "none"),
                                      ("ensure_weight_tying", config.tied),
-                                     ("target_parameters", bool(config.parameters))) if there]  # fmt: skip
+                                     ("target_parameters", stacks)) if there]  # fmt: skip
     modules, dropped = {}, []
     for name, module in modules_of(files, config.kind).items():
         if "task" in {kind_of(name), kind_of(name.partition(".")[2])}:
@@ -108,6 +119,11 @@ def check_members(members: Sequence[Member]) -> None:
     if len(kinds) > 1:
         raise WeightsError(f"adapters of one kind can be fused into one adapter, these are {', '.join(kinds)}: "
                            "fuse them into weights with hub-fusion fuse, or fuse each kind by itself")  # fmt: skip
+    targets = {frozenset(m.config.parameters) for m in members}
+    if len(targets) > 1:
+        named = "; ".join(f"{m.key}: {', '.join(m.config.parameters)[:100] or 'none'}" for m in members[:3])
+        raise WeightsError(f"the adapters have different target_parameters ({named}), so that PEFT names their factors "
+                           f"differently: {INSTEAD}")  # fmt: skip
     paths = {m.key: _paths(m.modules) for m in members}
     everywhere = {path for own in paths.values() for path in own}
     for member in members:

@@ -7,6 +7,7 @@ from math import prod
 from typing import Any, Literal
 
 from hub_fusion.errors import MergeError, WeightsError
+from hub_fusion.weights.adapter_experts import packed, unpacked
 from hub_fusion.weights.adapter_factors import Fused, Pair, average, cat, read_array, relative, svd
 from hub_fusion.weights.adapter_members import Member
 from hub_fusion.weights.adapter_modules import PREFIX
@@ -28,12 +29,19 @@ class FusedLora:
         self.lost: dict[str, tuple[float, float]] = {}
         self.shapes: dict[str, tuple[int, ...]] = {}
         self.patterns: dict[str, Shapes] = {}
+        self.stacks: dict[str, int] = {}  # module → how many experts its factors are for; 0: it is no stack
         for name, pairs in self.modules.items():
             rows, columns, rank = self._check(name, pairs)
-            scaling = pairs[0][0].scaling(name, rank) if method == "average" else 1.0
+            scaling = _scaling(pairs[0][0], name, rank) if method == "average" else 1.0
             self.patterns[name] = Shapes(rank, scaling * rank)
             a, b = _factor_names(name, pairs[0][1][0])
-            self.shapes |= {a: (rank, *columns), b: (rows, rank, *[1] * (len(columns) - 1))}
+            stack = pairs[0][0].experts(name)
+            self.stacks[name] = total = stack[0] if stack else 0
+            self.shapes |= {
+                a: (rank * max(total, 1), *columns),
+                b: (rows, rank * max(total, 1), *[1] * (len(columns) - 1)),
+            }
+        self._check_stacks()
         self.turned = any(m.config.fan_in_fan_out for m in members)
 
     def _check(self, name: str, pairs: list[tuple[Member, tuple[str, str, int]]]) -> tuple[int, tuple[int, ...], int]:
@@ -42,6 +50,10 @@ class FusedLora:
         rows, columns = first.files[b].shape[0], first.files[a].shape[1:]
         for member, (other_a, other_b, _) in pairs[1:]:
             theirs = (member.files[other_b].shape[0], member.files[other_a].shape[1:])
+            totals = [stack[0] if (stack := m.experts(name)) else 0 for m in (first, member)]
+            if totals[0] != totals[1]:
+                raise MismatchError("shape_mismatch", f"{name}: {member.key} changes {totals[1]} experts, {first.key} "
+                                    f"{totals[0]}: they are of different bases, or their r is wrong")  # fmt: skip
             if theirs != (rows, columns) or other_a.endswith("embedding_A") != a.endswith("embedding_A"):
                 raise MismatchError("shape_mismatch", f"{name}: {member.key} changes {theirs}, {first.key} changes "
                                     f"{(rows, columns)}: they are adapters of different bases")  # fmt: skip
@@ -53,7 +65,7 @@ class FusedLora:
                 raise MergeError(f"{name}: cat would make rank {rank}, more than the {most} that an adapter may have: "
                                  "use svd")  # fmt: skip
             return rows, columns, rank
-        scalings = {(pair[2], m.scaling(name, pair[2])) for m, pair in pairs}
+        scalings = {(pair[2], _scaling(m, name, pair[2])) for m, pair in pairs}
         if len(pairs) < len(self.members) or len(scalings) > 1:
             raise MergeError(
                 f"{name}: average needs the same modules, ranks and scalings in all adapters; {len(pairs)} of "
@@ -61,19 +73,29 @@ class FusedLora:
             )
         return rows, columns, rank
 
+    def _check_stacks(self) -> None:
+        """PEFT's patterns name parameters, which factors do not: stacks of experts all have one rank and scaling."""
+        found = {self.patterns[name] for name, total in self.stacks.items() if total}
+        if len(found) > 1:
+            ranks = sorted(shapes.rank for shapes in found)
+            raise MergeError(f"the experts would have different ranks ({ranks}): use svd with a rank that all can "
+                             "have, or fuse into weights with hub-fusion fuse")  # fmt: skip
+
     def tensors(self) -> Iterator[tuple[str, Any]]:
         """A and B of every module; each factor is read once."""
         for name, members in self.modules.items():
-            pairs = []
-            for member, (a, b, rank) in members:
+            total, rank = self.stacks[name], self.patterns[name].rank
+            parts: list[list[Pair]] = [[] for _ in range(max(total, 1))]
+            for member, (a, b, own) in members:
                 first, second = read_array(member.files, a), read_array(member.files, b)
-                pairs.append(Pair(first.reshape(rank, -1), second.reshape(-1, rank), member.scaling(name, rank),
-                                  member.coefficient))  # fmt: skip
-            fused = self._fuse(pairs, self.patterns[name].rank)
-            self.lost[name] = (fused.lost, fused.whole)
-            a, b = _factor_names(name, members[0][1][0])
-            yield a, fused.a.reshape(self.shapes[a])
-            yield b, fused.b.reshape(self.shapes[b])
+                each = unpacked(total, first, second) if total else [(first.reshape(own, -1), second.reshape(-1, own))]
+                for pairs, (right, left) in zip(parts, each, strict=True):
+                    pairs.append(Pair(right, left, _scaling(member, name, own), member.coefficient))
+            fused = [self._fuse(pairs, rank) for pairs in parts]
+            self.lost[name] = sum(f.lost for f in fused), sum(f.whole for f in fused)
+            whole = packed([(f.a, f.b) for f in fused]) if total else (fused[0].a, fused[0].b)
+            for factor, values in zip(_factor_names(name, members[0][1][0]), whole, strict=True):
+                yield factor, values.reshape(self.shapes[factor])
 
     def _fuse(self, pairs: list[Pair], rank: int) -> Fused:
         if self.method == "svd":
@@ -82,7 +104,11 @@ class FusedLora:
 
     def config(self, common: Mapping[str, Any]) -> dict[str, Any]:
         """PEFT's configuration."""
-        return lora_config(self.patterns, {"fan_in_fan_out": self.turned, **common})
+        stacked = {name for name, total in self.stacks.items() if total}
+        modules = {name: pattern for name, pattern in self.patterns.items() if name not in stacked}
+        own = {"target_parameters": sorted(self.members[0].config.parameters)} if stacked else {}
+        return lora_config(modules, {"fan_in_fan_out": self.turned, **own, **common},
+                           next((self.patterns[name] for name in sorted(stacked)), None))  # fmt: skip
 
     def cost(self) -> tuple[float, tuple[str, float] | None, int, float]:
         """The relative error, the module with the largest, the largest rank, the norm of the exact sum."""
@@ -145,6 +171,11 @@ def _scales_inputs(member: Member, name: str) -> bool:
         raise WeightsError(f"{member.key}: whether (IA)³ scales inputs or outputs of {name[:200]} is unknown, as its "
                            f"feedforward_modules is no list: save {CONFIG} with one")  # fmt: skip
     return any(member.own[name].endswith(end) for end in member.config.feedforward)
+
+
+def _scaling(member: Member, name: str, rank: int) -> float:
+    stack = member.experts(name)
+    return stack[2] if stack else member.scaling(name, rank)
 
 
 def _factor_names(module: str, like: str) -> tuple[str, str]:

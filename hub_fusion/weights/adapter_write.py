@@ -77,13 +77,14 @@ def _parts(shapes: Mapping[str, tuple[int, ...]], tensors: Iterable[tuple[str, A
         yield name, array.tobytes() if np.isfinite(array).all() else None
 
 
-def lora_config(modules: Mapping[str, Shapes], common: Mapping[str, Any]) -> dict[str, Any]:
+def lora_config(modules: Mapping[str, Shapes], common: Mapping[str, Any], rest: Shapes | None = None) -> dict[str, Any]:
     """PEFT's configuration of a plain LoRA with these modules, by full name: rank and alpha that most have, patterns.
 
-    PEFT takes the first pattern that ends a module's name, so the longest come first.
+    `rest`: what is changed besides has these, which patterns cannot say. PEFT takes the first pattern that ends a
+    module's name, so the longest come first.
     """
-    rank = _most([m.rank for m in modules.values()])
-    alpha = _most([m.alpha for m in modules.values()])
+    rank = rest.rank if rest else _most([m.rank for m in modules.values()])
+    alpha = rest.alpha if rest else _most([m.alpha for m in modules.values()])
     longest = sorted(modules, key=lambda name: (-len(name), name))
     return {
         "peft_type": "LORA", "r": rank, "lora_alpha": _number(alpha), "lora_dropout": 0.0, "bias": "none",

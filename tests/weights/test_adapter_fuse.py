@@ -448,3 +448,61 @@ def test_the_command_prints_hashes_and_the_cost(tmp_path: Path, capsys: pytest.C
     assert (facts["method"], facts["rank"], facts["error"], facts["kind"]) == ("cat", 4, 0.0, "LORA")
     for wrong in (["--method", "ties"], ["--weights", "one,two"]):
         assert CliRunner().invoke(app, [*common, *wrong]).exit_code == 2
+
+
+MOE = {  # stored as one tensor for each expert, and as stacks that lie by inputs, square ones among them
+    "Qwen3MoeForCausalLM": {"num_experts": 3, "num_experts_per_tok": 2, "moe_intermediate_size": 6, "head_dim": 4},
+    "GptOssForCausalLM": {"num_local_experts": 3, "head_dim": 4, "intermediate_size": 8},
+}  # fmt: skip
+BOTH = ("mlp.experts.gate_up_proj", "mlp.experts.down_proj")
+
+
+def mixture(kind: str, folder: Path) -> Path:
+    """A mixture of experts."""
+    import transformers
+
+    sizes = {"vocab_size": 40, "hidden_size": 8, "intermediate_size": 6, "num_hidden_layers": 2,
+             "num_attention_heads": 2, "num_key_value_heads": 1}  # fmt: skip
+    torch.manual_seed(0)
+    settings = getattr(transformers, kind.replace("ForCausalLM", "Config"))(**sizes | MOE[kind])
+    return saved(getattr(transformers, kind)(settings), folder)
+
+
+@pytest.mark.parametrize("method", ["cat", "svd"])
+@pytest.mark.parametrize("kind", MOE)
+def test_adapters_of_experts_become_one_that_peft_merges_to_their_mean(tmp_path: Path, kind: str, method: Any) -> None:
+    """Of other ranks and scalings, with ordinary modules and without; expert by expert."""
+    base = mixture(kind, tmp_path / "base")
+    given = [
+        {"r": 2, "lora_alpha": 6, "target_modules": ["q_proj"]},
+        {"r": 3, "target_modules": [], "use_rslora": True},
+    ]
+    folders = [adapter(base, tmp_path / f"a{i}", i, kind, target_parameters=list(BOTH), **options)
+               for i, options in enumerate(given)]  # fmt: skip
+    report = fuse_adapters(folders, tmp_path / "out", method=method, rank=5 if method == "svd" else None,
+                           weights=[1.0, 3.0])  # fmt: skip
+    assert report.error < 1e-6 and report.rank == 5
+    check_mean(base, folders, [1.0, 3.0], tmp_path / "out", kind, 2e-6)
+    lossy = fuse_adapters(folders, tmp_path / "less", method="svd", rank=1)
+    assert 0 < lossy.error < 1 and lossy.worst and "experts" in lossy.worst[0]
+    alike = [
+        adapter(base, tmp_path / f"b{i}", i, kind, target_modules=[], target_parameters=list(BOTH)) for i in (5, 6)
+    ]
+    assert fuse_adapters([alike[0]], tmp_path / "same", method="average").error < 1e-6
+    check_mean(base, alike[:1], [1.0], tmp_path / "same", kind, 2e-6)
+
+
+def test_adapters_of_experts_that_do_not_fit_are_refused(tmp_path: Path) -> None:
+    """Other parameters are nested otherwise by PEFT; a rank that is not the factors' leaves the experts open."""
+    kind = "Qwen3MoeForCausalLM"
+    base = mixture(kind, tmp_path / "base")
+    both, one = (adapter(base, tmp_path / f"a{n}", n, kind, target_modules=[], target_parameters=list(BOTH[:n]))
+                 for n in (2, 1))  # fmt: skip
+    with pytest.raises(WeightsError, match="different target_parameters"):
+        fuse_adapters([both, one], tmp_path / "out")
+    settings = json.loads((one / CONFIG).read_text())
+    for rank, law in ((4, "no whole number of experts"), (None, "no whole number"), (1, "3 experts|6 experts")):
+        (one / CONFIG).write_text(json.dumps(settings | {"r": rank}))
+        twin = adapter(base, tmp_path / f"twin-{rank}", 9, kind, target_modules=[], target_parameters=[BOTH[0]])
+        with pytest.raises(WeightsError, match=law):
+            fuse_adapters([one, twin], tmp_path / "out")
