@@ -72,7 +72,7 @@ def _round(
         return Outcome("waiting", why, recipe.base, state.generation)
     for _ in range(3):  # what is about to be fused may have gone or changed without being listed anew
         queue, refusals = find_contributions(recipe, hub, state, listing)
-        status = read_status(hub, state)
+        status = read_status(hub, state, as_of_state=recipe.publish.mode == "commit")  # `proposal` may have changed it
         aside = set_aside(queue, status.aside, round_id(recipe, state, []), recipe.rescan)
         queue, refusals = aside.left, [*refusals, *aside.refusals]
         reason = due(queue, recipe.round, now())

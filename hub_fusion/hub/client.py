@@ -21,8 +21,9 @@ from urllib.parse import parse_qs, quote, urlsplit
 from hub_fusion import __version__
 from hub_fusion.errors import HubConflict, HubError, RepoMissing
 from hub_fusion.hub.calls import Calls
-from hub_fusion.hub.facts import LIST_FIELDS, CommitInfo, FileInfo, file_infos, model_info
+from hub_fusion.hub.facts import LIST_FIELDS, CommitInfo, FileInfo, Refs, file_infos, model_info
 from hub_fusion.hub.ranges import Ranges
+from hub_fusion.hub.trees import Trees
 
 if TYPE_CHECKING:
     from huggingface_hub import CommitOperationAdd, CommitOperationCopy, CommitOperationDelete
@@ -61,6 +62,7 @@ class Hub:
         self.cache_dir, self.cached = cache_dir, cached
         self.token = token
         self._calls = Calls(self.endpoint)
+        self._trees = Trees()
         self._ranges = Ranges(self.endpoint, self._calls, self.api._build_hf_headers)
 
     @property
@@ -144,15 +146,19 @@ class Hub:
         """The commit (40 hex) behind a branch, tag or short sha."""
         return str(self.model(repo, revision).sha)
 
+    def refs(self, repo: str) -> Refs:
+        """All tags and branches, by one request."""
+        found = self._read(lambda: self.api.list_repo_refs(repo), repo)
+        tags, branches = ({ref.name: ref.target_commit for ref in refs} for refs in (found.tags, found.branches))
+        return Refs(tags, branches)
+
     def tags(self, repo: str) -> dict[str, str]:
         """Tag → commit."""
-        refs = self._read(lambda: self.api.list_repo_refs(repo), repo)
-        return {ref.name: ref.target_commit for ref in refs.tags}
+        return self.refs(repo).tags
 
     def branches(self, repo: str) -> dict[str, str]:
         """Branch → commit."""
-        refs = self._read(lambda: self.api.list_repo_refs(repo), repo)
-        return {ref.name: ref.target_commit for ref in refs.branches}
+        return self.refs(repo).branches
 
     def commits(self, repo: str, revision: str = "main") -> list[CommitInfo]:
         """The history of a branch, newest first."""
@@ -165,13 +171,16 @@ class Hub:
         return str(found.sha)
 
     def files(self, repo: str, revision: str, kind: Literal["model", "dataset"] = "model") -> dict[str, FileInfo]:
-        """All files at a revision."""
-        tree = self._read(
-            lambda: list(self.api.list_repo_tree(repo, recursive=True, revision=revision, repo_type=kind)),
-            repo,
-            revision,
-        )
-        return file_infos(tree)
+        """All files at a revision. Those at a commit, which cannot change, are asked for once in a process.
+
+        That a commit is still there it therefore does not prove; whoever then reads a file of it is told.
+        """
+
+        def ask() -> dict[str, FileInfo]:
+            tree = self.api.list_repo_tree(repo, recursive=True, revision=revision, repo_type=kind)
+            return file_infos(self._read(lambda: list(tree), repo, revision))
+
+        return self._trees.get((kind, repo, revision), ask) if COMMIT.fullmatch(revision) else ask()
 
     def read_text(self, repo: str, path: str, *, revision: str = "main", max_bytes: int = 20_000_000) -> str:
         """A small text file. Raises RepoMissing if it is not there, HubError if it is larger than `max_bytes`.

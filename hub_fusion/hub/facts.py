@@ -28,6 +28,14 @@ LIST_FIELDS = [
 
 
 @dataclass(frozen=True)
+class Refs:
+    """What the Hub answers about a repository's refs at once: name → commit."""
+
+    tags: dict[str, str]
+    branches: dict[str, str]
+
+
+@dataclass(frozen=True)
 class FileInfo:
     """A file of a repository at a commit; `sha256` is known for LFS files only, `oid` is git's name of the contents."""
 

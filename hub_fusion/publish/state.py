@@ -29,6 +29,7 @@ class BaseState:
     index_is_new: bool  # no lineage yet: the first generation starts it
     stable: str | None = None  # commit of the tag of that name
     untagged: Mapping[int, str] = field(default_factory=dict)  # generations that lacked their tags
+    branches: Mapping[str, str] = field(default_factory=dict)  # branch → commit, main among them
 
     @property
     def newest(self) -> IndexEntry:
@@ -68,10 +69,24 @@ def open_base(hub: Hub, repo: str, root: str | None = None, *, mend: bool = True
 
     Raises RepoMissing if there is no such repository, RecordError or HubConflict for a lineage that cannot be read.
     """
-    tags = hub.tags(repo)  # before the head: whatever is tagged here is on the main that is read next
+    try:
+        state = _read_base(hub, repo, root)
+        torn = any(number >= state.next_generation for number in state.revisions)
+    except HubConflict:
+        torn = True
+    if torn:  # somebody published between what the Hub read of heads and of tags; or tags are wrong, then they stay so
+        state = _read_base(hub, repo, root)
+    if mend:
+        mend_tags(hub, state)
+    return state
+
+
+def _read_base(hub: Hub, repo: str, root: str | None) -> BaseState:
+    """The base, by one answer about its refs."""
+    refs = hub.refs(repo)
+    tags, branches = refs.tags, refs.branches
     revisions = {number: sha for tag, sha in tags.items() if (number := generation_number(tag)) is not None}
     stable, untagged = tags.get("stable"), dict[int, str]()
-    branches = hub.branches(repo)
     if "main" not in branches:
         raise RepoMissing(f"{repo} has no branch main on {hub.endpoint}")
     head = branches["main"]
@@ -86,18 +101,14 @@ def open_base(hub: Hub, repo: str, root: str | None = None, *, mend: bool = True
         if 0 not in revisions:
             _check_root(hub, repo, head)
             untagged, revisions[0] = {0: head}, head
-        state = BaseState(
-            repo, head, root_index(repo, root, revisions[0], now()), revisions, True, stable, untagged=untagged
-        )
+        index = root_index(repo, root, revisions[0], now())
+        return BaseState(repo, head, index, revisions, True, stable, untagged=untagged, branches=branches)
     else:
         untagged = {n: _commit_of(hub, repo, n) for e in index.generations if (n := e.generation or 0) not in revisions}
         revisions |= untagged
         if not index.generations or index.generations[-1].generation not in revisions:
             raise RecordError(f"{repo}/{INDEX_PATH} lists no generation: restore it from an earlier commit")
-        state = BaseState(repo, head, index, revisions, False, stable, untagged=untagged)
-    if mend:
-        mend_tags(hub, state)
-    return state
+        return BaseState(repo, head, index, revisions, False, stable, untagged=untagged, branches=branches)
 
 
 def mend_tags(hub: Hub, state: BaseState) -> None:

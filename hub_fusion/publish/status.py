@@ -40,9 +40,16 @@ QUEUE = 1000  # of those who wait are named
 SQUASH = 50  # commits, after which the branch's history becomes one
 
 
-def read_status(hub: Hub, state: BaseState) -> Status:
-    """The status, or an empty one before the first; attempts that the index lists already are left out."""
-    status = _read(hub, state.repo)
+def read_status(hub: Hub, state: BaseState, *, as_of_state: bool = False) -> Status:
+    """The status, or an empty one before the first; attempts that the index lists already are left out.
+
+    `as_of_state` reads what was there when the state was read, which asks for no refs; by default what is there now.
+    """
+    at = state.branches if as_of_state else hub.branches(state.repo)
+    status = _read(hub, state.repo, at.get(BRANCH))
+    if status is None and as_of_state and BRANCH in at:  # squashed meanwhile, so that commit is gone
+        return read_status(hub, state)
+    status = status or Status(base=state.repo, heartbeat=now())
     known = {entry.id for entry in state.index.entries}
     left = {name: tuple(a for a in getattr(status, name) if a.id not in known) for name in ("rejected", "proposed")}
     return status.model_copy(update=left)
@@ -126,11 +133,14 @@ def _after(status: Status, record: Attempt) -> Status:
     return status.model_copy(update=update | {"queue": (), "queued": 0, "last_error": None})
 
 
-def _read(hub: Hub, repo: str) -> Status:
+def _read(hub: Hub, repo: str, at: str | None) -> Status | None:
+    """The status at a commit of its branch; None where there is none."""
+    if at is None:
+        return None
     try:
-        text = hub.read_text(repo, PATH, revision=hub.branches(repo)[BRANCH])
-    except (RepoMissing, KeyError):
-        return Status(base=repo, heartbeat=now())
+        text = hub.read_text(repo, PATH, revision=at)
+    except RepoMissing:
+        return None
     return Status.from_json(text, source=f"{repo}@{BRANCH}/{PATH}")
 
 
@@ -142,16 +152,18 @@ def _write(hub: Hub, repo: str, change: Callable[[Status], Status]) -> None:
     """
     from huggingface_hub import CommitOperationAdd
 
-    if BRANCH not in hub.branches(repo):
+    parent = hub.branches(repo).get(BRANCH)
+    if parent is None:
         hub.create_branch(repo, BRANCH)
     for _ in range(5):
-        parent = hub.branches(repo).get(BRANCH)
+        parent = parent or hub.branches(repo).get(BRANCH)
         if parent is None:
             raise HubUnreachable(f"{hub.endpoint} does not show the branch {BRANCH} of {repo} yet, which is there now")
-        old = _read(hub, repo)
+        there = _read(hub, repo, parent)
+        old = there or Status(base=repo, heartbeat=now())
         new = _fit(change(old).model_copy(update={"heartbeat": now(), "commits": old.commits + 1}))
         same = _without_clock(new) == _without_clock(old)
-        if same and new.heartbeat - old.heartbeat < HEARTBEAT and PATH in hub.files(repo, parent):
+        if same and new.heartbeat - old.heartbeat < HEARTBEAT and there:
             return
         try:
             operation = CommitOperationAdd(PATH, (new.to_json(indent=1) + "\n").encode())
@@ -160,7 +172,7 @@ def _write(hub: Hub, repo: str, change: Callable[[Status], Status]) -> None:
                 hub.squash(repo, BRANCH, "Status")
             return
         except HubConflict:
-            continue
+            parent = None  # somebody else was first
     raise HubConflict(f"{repo}@{BRANCH} keeps moving; is another watcher running in a tight loop?")
 
 
