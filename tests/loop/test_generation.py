@@ -46,7 +46,7 @@ def test_a_round_publishes_one_commit_and_one_tag(ready: World) -> None:
     assert after[1:] == before, "one generation is one commit"
     assert tags == {"gen-0": before[0].sha, "gen-1": after[0].sha}
     files = set(ready.maintainer.files(BASE, "gen-1"))
-    lineage = {"fusion/gen-1.json", "fusion/index.json", "fusion/recipe.yaml"}
+    lineage = {"fusion/NOTICE", "fusion/gen-1.json", "fusion/index.json", "fusion/recipe.yaml"}
     assert files == {".gitattributes", "README.md", "config.json", "model.safetensors"} | lineage
     record = ready.record(1)
     assert [c.repo for c in record.contributions] == [f"{author}/finetune" for author in AUTHORS]
