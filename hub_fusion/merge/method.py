@@ -105,9 +105,23 @@ class BoundMethod:
     def __call__(
         self, deltas: torch.Tensor | Stack, weights: torch.Tensor, **inputs: torch.Tensor | Stack | None
     ) -> torch.Tensor:
-        """The merged delta; `inputs` are those that ``method.inputs`` names, statistics only if there are any."""
-        absent = dict.fromkeys(self.method.inputs & STATISTICS)
-        return self.method.formula(deltas, weights, **absent | inputs, **self.options)
+        """The merged delta; `inputs` are those that ``method.inputs`` names, statistics only if there are any.
+
+        Raises MergeError for a result of another shape, and for whatever a plug-in's method raises.
+        """
+        absent, method = dict.fromkeys(self.method.inputs & STATISTICS), self.method
+        who = f"merge method {method.name!r}" + (f" of {method.plugin}" if method.plugin else "")
+        try:
+            merged = method.formula(deltas, weights, **absent | inputs, **self.options)
+        except Exception as error:
+            if not method.plugin or isinstance(error, MergeError):
+                raise
+            raise MergeError(f"{who} cannot merge {list(deltas.shape)}: {type(error).__name__}: {error}") from error
+        shape = getattr(merged, "shape", None)
+        if shape != deltas.shape[1:]:
+            given = type(merged).__name__ if shape is None else list(shape)
+            raise MergeError(f"{who} must give {list(deltas.shape[1:])}, not {given}")
+        return merged
 
     @cached_property
     def settings(self) -> dict[str, Any]:

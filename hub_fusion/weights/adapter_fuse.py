@@ -69,7 +69,7 @@ class Part:
 
 
 def fuse_adapters(
-    adapters: Sequence[str | Path], out: Path, *, method: AdapterMethod | None = None, rank: int | None = None,
+    adapters: Sequence[str | Path], out: str | Path, *, method: AdapterMethod | None = None, rank: int | None = None,
     weights: Sequence[float] | None = None, base: str | None = None, hub: Hub | None = None,
 ) -> AdapterReport:  # fmt: skip
     """Fuse PEFT adapters of one frozen base into one adapter in the folder `out`.
@@ -97,7 +97,7 @@ def fuse_adapters(
     if len(set(keys)) != len(keys):
         raise WeightsError(f"an adapter is named twice: {', '.join(sorted(k for k in keys if keys.count(k) > 1))}")
     parts = [Part(key, folder, share / sum(shares)) for key, folder, share in zip(keys, folders, shares, strict=True)]
-    return combine(parts, out, method=method, rank=rank, base=base)
+    return combine(parts, Path(out), method=method, rank=rank, base=base)
 
 
 def combine(

@@ -132,8 +132,10 @@ class Arithmetic(Reader):
             where = f"{base.folder / base[work.name].file}: tensor {work.name}"
             at = index(base[work.name], first + int(bad[0]))
             return WeightsError(f"{where} holds NaN or infinity at {at} (the base): take a base without")
-        return WeightsError(f"the fused tensor {work.name} is not finite: values are too large for {work.out.dtype} "
-                            "(bf16 and fp32 reach further than fp16)")  # fmt: skip
+        why = f"{self.formula.method.name} gives NaN or infinity there, or values too large for {work.out.dtype}"
+        return WeightsError(
+            f"the fused tensor {work.name} is not finite: {why} (bf16 and fp32 reach further than fp16)"
+        )
 
     def copied(self, work: TensorWork, base: Checkpoint, first: int, last: int) -> Array:
         """Elements of the base as they are, in the output's dtype.

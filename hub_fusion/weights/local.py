@@ -23,7 +23,7 @@ DTYPES = {"fp32": "F32", "float32": "F32", "fp16": "F16", "float16": "F16", "bf1
 
 
 def fuse_models(
-    base: str | Path, contributions: Sequence[str | Path], out: Path, *, method: str = "mean",
+    base: str | Path, contributions: Sequence[str | Path], out: str | Path, *, method: str = "mean",
     options: Mapping[str, Any] | None = None, weights: Sequence[float] | None = None,
     heads: Literal["drop", "keep"] = "keep", dtype: str | None = None, seed: int = 0, residual: bool = False,
     vocab: Literal["drop", "keep"] = "drop",
@@ -50,7 +50,7 @@ def fuse_models(
 
 
 def plan_local(
-    base: str | Path, contributions: Sequence[str | Path], out: Path, *, method: str = "mean",
+    base: str | Path, contributions: Sequence[str | Path], out: str | Path, *, method: str = "mean",
     options: Mapping[str, Any] | None = None, weights: Sequence[float] | None = None,
     heads: Literal["drop", "keep"] = "keep", dtype: str | None = None, seed: int = 0, residual: bool = False,
     vocab: Literal["drop", "keep"] = "drop",
@@ -73,8 +73,8 @@ def plan_local(
         Source(key, where, base_place, "adapter" if (where / ADAPTER).is_file() else "finetune", weight)
         for key, where, weight in zip(keys, places, weights or [1.0] * len(places), strict=True)
     )
-    return FusePlan(base_place, out, sources, method, dict(options or {}), 1.0, heads, DTYPES.get(dtype or "", dtype),
-                    seed, residual, vocab)  # fmt: skip
+    return FusePlan(base_place, Path(out), sources, method, dict(options or {}), 1.0, heads,
+                    DTYPES.get(dtype or "", dtype), seed, residual, vocab)  # fmt: skip
 
 
 def checkpoint_folder(

@@ -6,11 +6,15 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+
+from hub_fusion.errors import MergeError
+from hub_fusion.merge.method import MergeMethod
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "merge-plugin"
 
@@ -141,3 +145,37 @@ def test_a_plugin_may_annotate_choices_as_it_likes(tmp_path: Path) -> None:
     write_plugin(tmp_path, "turning", f"from __future__ import annotations\n{code.replace('turned', 'turning')}")
     for name in ("turned", "turning"):
         assert "options: way=up (up | down)" in hub_fusion("methods", name, path=tmp_path).stdout
+
+
+@pytest.mark.parametrize(
+    ("gives", "why"),
+    [
+        (lambda deltas: deltas, r"must give \[2\], not \[1, 2\]"),
+        (lambda deltas: deltas.sum(), r"must give \[2\], not \[\]"),
+        (lambda _: None, r"must give \[2\], not NoneType"),
+        (lambda deltas: deltas[7], r"cannot merge \[1, 2\]: IndexError: index 7 is out of bounds"),
+    ],
+    ids=["several", "scalar", "nothing", "an exception"],
+)
+def test_what_a_plugin_gives_is_checked(gives: Callable[[torch.Tensor], torch.Tensor], why: str) -> None:
+    """A result of another shape would be merged in part, and nobody would notice; who wrote it is named."""
+
+    def odd(deltas: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+        return gives(deltas)
+
+    brought = MergeMethod("odd", "Odd", "", "base", odd, plugin="strange 2.0")
+    with pytest.raises(MergeError, match=rf"^merge method 'odd' of strange 2.0 {why}"):
+        brought.bind({})(torch.ones(1, 2), torch.ones(1))
+
+
+def test_a_fuse_by_a_broken_method_is_a_sentence(tmp_path: Path) -> None:
+    """And leaves nothing in the output's folder."""
+    write_plugin(tmp_path, "odd", method("odd").replace("deltas[0]", "deltas[0] / 0"))
+    for name, change in (("base", [0.0, 0.0]), ("a", [3.0, -1.0])):
+        (tmp_path / name).mkdir()
+        save_file({"weight": torch.tensor(change)}, tmp_path / name / "model.safetensors")
+    folders = [str(tmp_path / name) for name in ("base", "a")]
+    done = hub_fusion("fuse", *folders, "-m", "odd", "-o", str(tmp_path / "out"), path=tmp_path)
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert "the fused tensor weight is not finite: odd gives NaN or infinity" in " ".join(done.stderr.split())
+    assert not list((tmp_path / "out").iterdir())

@@ -126,7 +126,7 @@ def test_ia3_is_the_mean_of_deviations_from_one(tmp_path: Path) -> None:
             target_modules=["key", "layer.0.output.dense"], feedforward_modules=["layer.0.output.dense"])),
         adapter(base, tmp_path / "b", 2, make=lambda: IA3Config(target_modules=["key"], feedforward_modules=[])),
     ]  # fmt: skip
-    report = fuse_adapters(folders, tmp_path / "out", weights=[3, 1])
+    report = fuse_adapters(list(map(str, folders)), str(tmp_path / "out"), weights=[3, 1])
     assert (report.kind, report.method, report.error) == ("IA3", "average", 0.0)
     check_mean(base, folders, [3, 1], tmp_path / "out", "BertModel", 1e-6)
     with pytest.raises(MergeError, match="no factors"):

@@ -509,7 +509,7 @@ def test_fuse_models_keeps_the_bases_head_and_takes_folders_of_one_name(tmp_path
         saved(trained(started_from("BertForSequenceClassification", base), seed=i), tmp_path / str(i) / "final")
         for i in range(2)
     ]
-    report = fuse_models(base, folders, tmp_path / "out", weights=[3, 1], dtype="fp32")
+    report = fuse_models(str(base), folders, str(tmp_path / "out"), weights=[3, 1], dtype="fp32")
     assert not report.dropped
     start, one, two = (weights(folder) for folder in (base, *folders))
     for name, fused in weights(tmp_path / "out").items():
