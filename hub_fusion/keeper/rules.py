@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from hub_fusion.errors import DeedRefused, HubFusionError, OutputError, WeightsError
+from hub_fusion.errors import DeedRefused, HubFusionError, OutputError, RecordError, WeightsError
 from hub_fusion.hub import Discussions, Hub
 from hub_fusion.publish.answers import TITLE
 from hub_fusion.publish.archive import default_archive
@@ -59,9 +59,10 @@ def check_generation(recipe: Recipe, state: BaseState, record: Generation) -> No
         raise DeedRefused(f"the record names {record.archive[:200]!r} as its archive, not {archive}")
 
 
-def refused(error: HubFusionError) -> HubFusionError:
-    """What is wrong with a candidate is a refusal; a Hub that does not answer is not."""
-    return DeedRefused(f"the candidate: {error}") if isinstance(error, OutputError | WeightsError) else error
+def refused(what: str, error: HubFusionError) -> HubFusionError:
+    """What is wrong with files of the worker is a refusal; a Hub that does not answer is not."""
+    wrong = isinstance(error, OutputError | WeightsError | RecordError)
+    return DeedRefused(f"{what}: {error}") if wrong else error
 
 
 def check_discussion(hub: Hub, recipe: Recipe, number: int) -> None:

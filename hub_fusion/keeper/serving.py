@@ -79,7 +79,7 @@ class Keeper:
         try:
             self.deeds.keep_copy(ask.key, ask.names)
         except HubFusionError as error:
-            raise rules.refused(error) from None
+            raise rules.refused("a copy", error) from None
 
     def _publish(self, ask: wire.Publish) -> str:
         state = rules.state_at(self.hub, self.recipe, ask.head)
@@ -87,5 +87,5 @@ class Keeper:
         try:
             check_candidate(self.hub, self.recipe, state, ask.record, self.deeds.work / "candidate")
         except HubFusionError as error:
-            raise rules.refused(error) from None
+            raise rules.refused("the candidate", error) from None
         return self.deeds.publish(state, ask.record)

@@ -35,7 +35,7 @@ from hub_fusion.weights.store import own_file
 
 CODE = (".py", ".pyc", ".so", ".sh", ".pkl", ".pickle", ".joblib", ".npy", ".npz")
 SMALL = 50_000_000  # bytes of an index; a head or a configuration has thousands
-LORA = ("lora_A.weight", "lora_B.weight")
+PAIRS = (("lora_A.weight", "lora_B.weight"), ("lora_embedding_A", "lora_embedding_B"))
 
 
 def check_candidate(hub: Hub, recipe: Recipe, state: BaseState, record: Generation, folder: Path) -> None:
@@ -116,18 +116,15 @@ def _check_adapter(folder: Path, tensors: Mapping[str, TensorSpec], recipe: Reci
     config, raw = AdapterConfig.from_json(text, source=ADAPTER_CONFIG), parse_config(text, source=ADAPTER_CONFIG)
     if config.kind != "LORA" or config.base != recipe.base or raw.get("auto_mapping"):
         raise WeightsError(f"{ADAPTER_CONFIG} is not that of a LoRA adapter of {recipe.base}")
-    modules = {name.removesuffix(end) for name in tensors for end in LORA if name.endswith(end)}
-    wanted = {module + end for module in modules for end in LORA}
-    strange = sorted(wanted ^ tensors.keys()) + [n for n, s in tensors.items() if s.dtype != "F32" or len(s.shape) != 2]
-    strange += [m for m in modules if {m + end for end in LORA} <= tensors.keys() and not _fits(m, tensors, recipe)]
-    if strange or not modules:
+    pairs = {(n, n.removesuffix(a) + b) for n in tensors for a, b in PAIRS if n.endswith(f".{a}")}
+    strange = sorted(tensors.keys() ^ {name for pair in pairs for name in pair})
+    strange += [name for name, spec in tensors.items() if spec.dtype != "F32" or len(spec.shape) != 2]
+    if not strange:
+        shapes = {a: (tensors[a].shape[0], tensors[b].shape[1]) for a, b in pairs}
+        strange = [name for name, (one, other) in shapes.items() if not one == other <= recipe.publish.rank]
+    if strange or not pairs:
         raise WeightsError(f"{ADAPTER} has other tensors than pairs of rank {recipe.publish.rank} or less: "
                            f"{some(strange)}")  # fmt: skip
-
-
-def _fits(module: str, tensors: Mapping[str, TensorSpec], recipe: Recipe) -> bool:
-    a, b = (tensors[module + end].shape for end in LORA)
-    return len(a) == len(b) == 2 and a[0] == b[1] <= recipe.publish.rank
 
 
 def _check_heads(folder: Path, record: Generation) -> None:
