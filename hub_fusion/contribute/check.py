@@ -13,6 +13,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+from hub_fusion.contributions.added import judge_tokenizer, most_bytes
 from hub_fusion.contributions.brought import Brought, Wanted, check_brought
 from hub_fusion.contributions.discover import from_model_info
 from hub_fusion.contributions.filters import RULES, Circumstances
@@ -27,6 +28,7 @@ from hub_fusion.weights.adapter_members import check_member
 from hub_fusion.weights.checkpoint import Checkpoint, TensorSpec
 from hub_fusion.weights.names import MismatchError, match_names, memory_names
 from hub_fusion.weights.remote import ADAPTER, checkpoint_headers
+from hub_fusion.weights.tokens import MOST_BYTES, TOKENIZER, Tokenizer
 from hub_fusion.weights.vocabulary import with_rows_of
 
 NO_SHA = "0" * 40
@@ -86,9 +88,30 @@ def check_contribution(target: str, *, hub: Hub, base: str | None = None, recipe
             refusals.append(problem)
         else:
             passed.append("headers")
+            problem = _judge_tokens(contribution, folder, hub, base) if recipe.merge.vocab == "keep" else None
+            refusals += [problem] if problem else []
     declared = contribution.license
     bound = rule_on(declared, at.license, recipe.contributions).effective
     return Check(contribution.repo, base, not refusals, tuple(passed), tuple(refusals), tuple(notes), declared, bound)
+
+
+def _judge_tokens(c: Contribution, folder: Path, hub: Hub, base: str) -> Refusal | None:
+    """What the screen would say of the tokens that it adds to the generation that its card names, or to the newest."""
+    at = c.base_revision or "main"
+    if TOKENIZER not in c.files or c.relation != "finetune":
+        return None
+    try:
+        origin = hub.read_text(base, TOKENIZER, revision=at, max_bytes=MOST_BYTES)
+    except RepoMissing:
+        return None  # the screen says so of the base, or of the revision
+    most = most_bytes(len(origin.encode()))
+    if not folder.is_dir():
+        text = hub.read_text(c.repo, TOKENIZER, revision=c.sha, max_bytes=most)
+    elif (folder / TOKENIZER).stat().st_size <= most:
+        text = (folder / TOKENIZER).read_text(encoding="utf-8", errors="replace")
+    else:
+        text = ""
+    return judge_tokenizer(c, text, Tokenizer.parse(origin, f"{base}/{TOKENIZER}"))[1]
 
 
 def published_recipe(hub: Hub, base: str) -> Recipe:

@@ -15,6 +15,7 @@ from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from hub_fusion.contributions.added import Keeper
 from hub_fusion.contributions.brought import Brought, Wanted, check_brought, check_values
 from hub_fusion.contributions.judgement import is_noise, judge_tensors
 from hub_fusion.contributions.policy import refuse_standing
@@ -38,7 +39,6 @@ from hub_fusion.weights.vocabulary import with_rows_of
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from hub_fusion.contributions.added import Keeper
     from hub_fusion.hub import FileInfo, Hub
     from hub_fusion.weights.compute import Compute
 
@@ -126,11 +126,7 @@ def screen(
     """
     base = Checkpoint.open(base_folder)
     wanted = Wanted.of(recipe, (base_folder / "config.json").read_text, base)
-    keeper = None
-    if recipe.merge.vocab == "keep":
-        from hub_fusion.contributions.added import Keeper  # numpy, which checking does without
-
-        keeper = Keeper.open(base, base_folder, say)
+    keeper = Keeper.open(base, base_folder, say) if recipe.merge.vocab == "keep" else None
     opener = sharing_opener()
     refusals: list[Refusal] = []
     spooled: list[tuple[Contribution, Source]] = []

@@ -9,7 +9,8 @@ better, and perplexity is e to its negative. What is predicted depends on the mo
   chooses them, the same for every checkpoint. That is their training loss, not a probability of the text;
 * encoder-decoders: the second half of a window from the first, which the encoder reads.
 
-Not covered: models that lack their language-model head; comparing checkpoints with different tokenizers.
+Not covered: models that lack their language-model head; comparing checkpoints that split the texts otherwise (tokens
+that occur in them are not kept in a generation, see suite.py).
 """
 
 from __future__ import annotations

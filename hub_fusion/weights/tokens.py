@@ -59,7 +59,7 @@ class Tokenizer:
             ids = {str(token): int(number) for token, number in pairs}
             added = {str(entry["content"]): dict(entry) for entry in data.get("added_tokens") or ()}
             ids |= {token: int(entry["id"]) for token, entry in added.items()}
-        except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError) as error:
+        except (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError) as error:
             raise WeightsError(f"{source} is no {TOKENIZER} that can be read ({str(error)[:100]})") from None
         if len(set(ids.values())) != len(ids) or min(ids.values(), default=0) < 0:
             raise WeightsError(f"{source} gives one id to two tokens, or a negative one")
@@ -89,10 +89,16 @@ def agreeing(base: Path, origin: Path) -> int | None:
     files = [folder / TOKENIZER for folder in (base, origin)]
     if base == origin or not all(file.is_file() and file.stat().st_size <= MOST_BYTES for file in files):
         return None
-    if files[0].stat().st_size == files[1].stat().st_size and files[0].read_bytes() == files[1].read_bytes():
+    ours, theirs = ((file, file.stat().st_mtime_ns) for file in files)
+    return _agreeing(*ours, *theirs)
+
+
+@lru_cache(maxsize=64)
+def _agreeing(base: Path, base_changed: int, origin: Path, origin_changed: int) -> int | None:
+    if base.read_bytes() == origin.read_bytes():
         return None
     try:
-        ours, theirs = (_read(file, file.stat().st_mtime_ns) for file in files)
+        ours, theirs = _read(base, base_changed), _read(origin, origin_changed)
     except WeightsError:
         return None  # of a kind that is not known here
     return min((number for _, number in ours.ids.items() ^ theirs.ids.items()), default=None)

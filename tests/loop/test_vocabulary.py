@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from weights.tiny import model, saved, started_from, trained
 
+from hub_fusion.contribute.check import check_contribution
 from hub_fusion.contribute.upload import publish_contribution
 from hub_fusion.errors import RecordError
 from hub_fusion.local_hub import add_user, serve
@@ -206,7 +207,15 @@ def test_hostile_tokens_are_refused_and_the_round_goes_on(world: World, tmp_path
         (tmp_path / "text" / f"{part}.txt").write_text(" ".join(f"W{n % 7}W{n % 5}" for n in range(200)))
     tasks = {"tasks": [{"name": "text", "path": str(tmp_path / "text")}], "seeds": 2}
     loose = {"epsilon": 9.0, "epsilon_root": 9.0, "delta": None, "test": "means"}
-    outcome = world.run(world.recipe(**KEEP, evaluate=tasks, search={"control": "off"}, gate=loose))
+    recipe = world.recipe(**KEEP, evaluate=tasks, search={"control": "off"}, gate=loose)
+    for author, accepted in {"ann": False, "dora": True, "eve": True}.items():
+        for target in (
+            f"{author}/finetune",
+            str(world.folder / "contributions" / f"{author}-main-{AUTHORS.index(author)}"),
+        ):
+            told = check_contribution(target, hub=world.client(author), base=BASE, recipe=recipe)
+            assert ("unusable_tokens" not in {r.code for r in told.refusals}) == accepted, told
+    outcome = world.run(recipe)
     assert outcome.status == "published", (outcome.reason, outcome.refusals)
     assert {r.author: r.code for r in outcome.refusals} == dict.fromkeys(("ann", "bob", "cem"), "unusable_tokens")
     reasons = {r.author: r.reason for r in outcome.refusals}

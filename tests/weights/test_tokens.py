@@ -195,8 +195,9 @@ def test_a_token_that_may_not_be_is_named(name: str) -> None:
     assert re.search(law, fault), fault
 
 
-NONE = ["", "[]", "{}", '{"model": []}', "[" * 100_000, '{"model": {"vocab": {"a": "x"}}}',
-        '{"model": {"vocab": {"a": 1, "b": 1}}}', '{"model": {"vocab": {"a": -1}}}']  # fmt: skip
+NONE = ["", "[]", "{}", '{"model": []}', "[" * 100_000,
+        *(f'{{"model": {{"vocab": {ids}}}}}' for ids in
+          ('{"a": "x"}', '{"a": Infinity}', '{"a": 1, "b": 1}', '{"a": -1}'))]  # fmt: skip
 
 
 @pytest.mark.parametrize("text", NONE, ids=lambda text: text[:30])
