@@ -20,7 +20,7 @@ from hub_fusion.events import Event, Say
 from hub_fusion.hub import Discussions, Hub, Thread
 from hub_fusion.publish.answers import TITLE, Answer
 from hub_fusion.publish.markdown import code, md
-from hub_fusion.publish.state import BaseState, open_base, read_record
+from hub_fusion.publish.state import BaseState, fused_credits, open_base
 from hub_fusion.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -91,9 +91,8 @@ class Announcements:
         except RepoMissing:
             text = f"{code(repo)} is not there, or not public. Check its name, then open this discussion again."
             return Answer(mark=f"missing:{repo}", text=text, final=True)
-        for number in sorted(state.revisions, reverse=True):
-            record = read_record(self.hub, state.repo, number, state.revisions[number]) if number else None
-            if record and any(c.repo.lower() == repo.lower() and c.sha == sha for c in record.contributions):
+        for number, credit in reversed(fused_credits(self.hub, state)):
+            if credit.repo.lower() == repo.lower() and credit.sha == sha:
                 text = f"{code(repo)} at {code(sha[:8])} is part of **gen-{number}**. Thank you!"
                 return Answer(mark=f"fused:{repo}@{sha[:12]}", final=True,
                               text=f"{text} A new commit will be considered again.")  # fmt: skip

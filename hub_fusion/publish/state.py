@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from hub_fusion.errors import HubConflict, HubError, RecordError, RepoMissing
@@ -16,6 +17,9 @@ from hub_fusion.records import Credit, Generation, Index, IndexEntry, generation
 
 if TYPE_CHECKING:
     from hub_fusion.hub import Hub
+
+
+PARTS = 1000  # generations of whose records is kept who is in them, some 30 kB each
 
 
 @dataclass(frozen=True)
@@ -160,14 +164,13 @@ class Fused:
 
 
 def read_fused(hub: Hub, state: BaseState) -> Fused:
-    """Read all records once. Raises RepoMissing, RecordError."""
+    """What all records say together. Raises RepoMissing, RecordError."""
     keys, first = set[str](), dict[str, int]()
-    for entry, record in _fused(hub, state):
-        keys.add(weights_identity(record.weights.values()))
-        keys.update(f"{r.repo}@{r.sha}" for r in record.refusals if r.code == "subtracted")  # not to come in again
-        held = {k for credit in record.contributions for k in (credit.key, credit.weights_sha256) if k}
+    for entry, part in _fused(hub, state):
+        keys |= {part.weights, *part.subtracted}
+        held = {k for credit in part.credits for k in (credit.key, credit.weights_sha256) if k}
         for key in held:
-            first.setdefault(key, record.generation)
+            first.setdefault(key, part.generation)
         if entry.status != "yanked":  # what went into it went out again with it
             keys |= held
     return Fused(frozenset(keys), first)
@@ -175,15 +178,33 @@ def read_fused(hub: Hub, state: BaseState) -> Fused:
 
 def fused_credits(hub: Hub, state: BaseState) -> list[tuple[int, Credit]]:
     """All that is in any generation, with the generation it came in by, oldest first; of withdrawn ones nothing."""
-    kept = [(entry, record) for entry, record in _fused(hub, state) if entry.status != "yanked"]
-    return [(record.generation, credit) for _, record in kept for credit in record.contributions]
+    kept = [part for entry, part in _fused(hub, state) if entry.status != "yanked"]
+    return [(part.generation, credit) for part in kept for credit in part.credits]
 
 
-def _fused(hub: Hub, state: BaseState) -> Iterator[tuple[IndexEntry, Generation]]:
-    """The generations that something went into, and their records."""
+@dataclass(frozen=True)
+class _Part:
+    """What a record says of who is in its generation; `subtracted` are ``repo@sha`` that are not to come in again."""
+
+    generation: int
+    credits: tuple[Credit, ...]
+    weights: str
+    subtracted: frozenset[str]
+
+
+def _fused(hub: Hub, state: BaseState) -> Iterator[tuple[IndexEntry, _Part]]:
+    """The generations that something went into, and what their records say of that."""
     for entry in state.index.generations:
         if entry.generation and entry.contributions:
-            yield entry, read_record(hub, state.repo, entry.generation, state.revisions[entry.generation])
+            yield entry, _part(hub, state.repo, entry.generation, state.revisions[entry.generation])
+
+
+@lru_cache(maxsize=PARTS)
+def _part(hub: Hub, repo: str, generation: int, revision: str) -> _Part:
+    """Of the record at a commit, which does not change: it is read and checked once in a process."""
+    record = read_record(hub, repo, generation, revision)
+    subtracted = frozenset(f"{r.repo}@{r.sha}" for r in record.refusals if r.code == "subtracted")
+    return _Part(generation, record.contributions, weights_identity(record.weights.values()), subtracted)
 
 
 def _check_root(hub: Hub, repo: str, head: str) -> None:

@@ -13,6 +13,8 @@ from hub_fusion.announcements import Announcements
 from hub_fusion.deeds import Direct
 from hub_fusion.errors import RepoMissing
 from hub_fusion.hub import Discussions
+from hub_fusion.publish.rollback import roll_back
+from hub_fusion.publish.state import open_base
 
 from .world import AUTHORS, BASE, LATER, World
 
@@ -63,6 +65,16 @@ def test_an_announced_contribution_is_queued_and_then_fused(ready: World) -> Non
     assert outcome.status == "published"
     assert first.answer() == 1 and first.answer() == 0 and watcher(ready).answer() == 0
     assert "**gen-1**" in answers(ready, number)[1] and not is_open(ready, number)
+
+
+def test_what_a_withdrawn_generation_was_made_of_is_not_called_part_of_it(ready: World) -> None:
+    """It went out again with it and is free to be fused once more, so it waits."""
+    assert ready.run().status == "published"
+    roll_back(ready.maintainer, open_base(ready.maintainer, BASE), 1, "Worse.")
+    number = announce(ready, f"hub-fusion: {ANN}/finetune")
+    assert watcher(ready).answer() == 1
+    (told,) = answers(ready, number)
+    assert "**queued** for gen-2" in told and "part of" not in told and is_open(ready, number)
 
 
 def test_a_refusal_comes_with_its_fix_and_a_mended_one_is_heard_again(ready: World) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,10 +18,11 @@ from hub_fusion.generation import run_generation
 from hub_fusion.hub import Hub
 from hub_fusion.hub.facts import FileInfo, Refs
 from hub_fusion.hub.trees import Trees
-from hub_fusion.publish.state import check_base, open_base
+from hub_fusion.publish.rollback import roll_back
+from hub_fusion.publish.state import check_base, fused_credits, open_base, read_fused
 from hub_fusion.publish.status import SQUASH, read_status, tell_error
 
-from .world import BASE, World
+from .world import AUTHORS, BASE, World
 
 
 @contextmanager
@@ -77,6 +79,21 @@ def test_what_may_change_is_asked_for_anew(ready: World) -> None:
         with pytest.raises(RepoMissing), requests() as paths:
             hub.files("acme/gone", at)
         assert len(paths) == 1, "what is not there may come"
+
+
+def test_records_are_read_once_in_a_process(ready: World) -> None:
+    """A look wants to know who is in any generation, and so do the screen, the gate and every answer."""
+    hub = ready.maintainer
+    assert ready.run().status == "published"
+    state = open_base(hub, BASE)
+    before = read_fused(hub, state), fused_credits(hub, state)
+    assert {credit.author for _, credit in before[1]} == set(AUTHORS)
+    shutil.rmtree(hub.cache_dir)
+    with requests() as paths:
+        assert (read_fused(hub, state), fused_credits(hub, state)) == before
+    assert paths == []
+    roll_back(hub, state, 1, "Worse.")
+    assert fused_credits(hub, open_base(hub, BASE)) == [], "that it was withdrawn is the index's to say"
 
 
 def test_the_lists_that_were_used_last_are_kept() -> None:
