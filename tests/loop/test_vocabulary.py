@@ -224,3 +224,28 @@ def test_hostile_tokens_are_refused_and_the_round_goes_on(world: World, tmp_path
     assert ids(world, "gen-1") == {"<x>": 40} and len(world.weights("gen-1")[EMBEDDING]) == 41
     record = world.record(1)
     assert [list(t.rows) for t in record.tokens] == [[c.key for c in record.contributions if c.author == "eve"]]
+
+
+def test_a_token_that_somebody_else_brought_too_stays_when_one_is_subtracted(world: World, tmp_path: Path) -> None:
+    """Its row is then theirs alone, under the same id; stages that run alone make the same bytes as a round."""
+    rows = {author: load_file(contribute(world, author, "main", "<a>", seed=n) / "model.safetensors")[EMBEDDING][40]
+            for n, author in enumerate(("ann", "bob", "cem"))}  # fmt: skip
+    recipe = world.write_recipe(**KEEP)
+    queue = world.run(world.recipe(**KEEP), dry_run=True).queue
+    (tmp_path / "kept.jsonl").write_text("\n".join(c.to_json() for c in queue))
+    done = world.command("fuse", "--from", tmp_path / "kept.jsonl", "-r", recipe, "--out", tmp_path / "alone")
+    assert done.returncode == 0, done.stderr
+    outcome = world.run(world.recipe(**KEEP, publish={"mode": "pull-request"}))
+    assert outcome.status == "proposed", (outcome.reason, outcome.refusals)
+    world.maintainer.api.merge_pull_request(BASE, 1)
+    world.run(world.recipe(**KEEP, publish={"mode": "pull-request"}))
+    assert ids(world, "gen-1") == {"<a>": 40}
+    for name in ("model.safetensors", "tokenizer.json", "config.json"):
+        hub = world.maintainer
+        assert (tmp_path / "alone" / name).read_bytes() == hub.download(
+            BASE, name, hub.resolve(BASE, "gen-1")
+        ).read_bytes()
+    outcome = subtract(world.recipe(**KEEP), world.maintainer, world.compute, "ann/finetune", "asked", work=world.work)
+    assert outcome.status == "published", outcome.reason
+    assert ids(world, "gen-2") == {"<a>": 40} and len(world.record(2).tokens[0].rows) == 2
+    torch.testing.assert_close(world.weights("gen-2")[EMBEDDING][40], (rows["bob"] + rows["cem"]) / 2)
