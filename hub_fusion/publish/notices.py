@@ -5,7 +5,8 @@ copyright line stays (MIT, BSD), that a NOTICE is passed on and changes are told
 (CC-BY). So all are named, whatever their licence: author, repository, commit, licence and generation. The texts that
 lie beside the weights at that commit (NOTICE, LICENSE, COPYING, COPYRIGHT) are kept under ``fusion/notices``, by the
 generation that fused them, and stay there; those of the root too. What the base's own repository holds stays as it is.
-Texts are strangers': only UTF-8 of at most 50 kB is kept, without what cannot be seen, in files that nothing renders.
+Texts are strangers': only UTF-8 of at most 50 kB is kept, without what cannot be seen, in files that nothing renders;
+and only of public repositories, or a record could name a private one, whose text the maintainer's token would publish.
 Not covered: whether a text is true, notices elsewhere than at the top of a repository, in cards, or of data sets.
 """
 
@@ -90,7 +91,7 @@ def _texts(
     place = f"{KEPT}/{repo.replace('/', '--')}-{sha[:12] if sha else 'root'}-"
     if sha is None and any(path.startswith(place) for path in there):
         return {}
-    found = {}
+    found: dict[str, str] = {}
     try:
         at = sha or hub.resolve(repo)
         for path, file in sorted(hub.files(repo, at).items()):
@@ -101,6 +102,9 @@ def _texts(
             if file.size > FILE_BYTES:
                 say(f"{repo}/{path} is not kept: it has {file.size} bytes, a notice at most {FILE_BYTES}")
                 continue
+            if not found and ((info := hub.model(repo)).private or info.gated):
+                say(f"notices of {repo} are not kept: it is private or gated, and the base's readers would see them")
+                break
             text = hub.read_text(repo, path, revision=at, max_bytes=FILE_BYTES)
             if "\0" in text or "\ufffd" in text:
                 say(f"{repo}/{path} is not kept: it is not UTF-8 text")

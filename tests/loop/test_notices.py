@@ -6,7 +6,7 @@ from huggingface_hub import CommitOperationAdd
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hub_fusion.publish.notices import FILE_BYTES, LIST_BYTES, render_notice
+from hub_fusion.publish.notices import FILE_BYTES, LIST_BYTES, notice_files, render_notice
 from hub_fusion.publish.rollback import roll_back
 from hub_fusion.publish.state import open_base
 from hub_fusion.records import Credit
@@ -81,6 +81,24 @@ def test_the_roots_notices_are_kept_once_and_a_contribution_that_is_gone_is_name
     assert "Made from dora/root" in empty.text("fusion/NOTICE") and "eve/finetune by eve" in empty.text("fusion/NOTICE")
     assert kept(empty) == ["fusion/notices/dora--root-root-LICENSE"]
     assert empty.text("LICENSE") == "ours" and empty.text(kept(empty)[0]).endswith(LICENSE)
+
+
+def test_nothing_of_a_private_repository_is_published(ready: World) -> None:
+    """Whoever writes a record could else have the maintainer's token read what only the maintainer may."""
+    hub = ready.maintainer
+    assert ready.run().status == "published"
+    state, said = open_base(hub, BASE), list[str]()
+    hub.create_repo("acme/secret", private=True)
+    sha = hub.commit("acme/secret", [CommitOperationAdd("NOTICE", b"of nobody's concern")], "Secret")
+    credit = Credit(repo="acme/secret", sha=sha, relation="finetune", author="acme")
+    record = ready.record(1).model_copy(update={"contributions": (credit,), "generation": 2})
+    files = notice_files(hub, state, record, {}, said.append)
+    assert set(files) == {"fusion/NOTICE"} and "gen-2: acme/secret" in files["fusion/NOTICE"]
+    assert said == [
+        "notices of acme/secret are not kept: it is private or gated, and the base's readers would see them"
+    ]
+    hub.api.update_repo_settings("acme/secret", private=False)
+    assert len(notice_files(hub, state, record, {}, said.append)) == 2
 
 
 @given(st.text(), st.text(), st.text())
