@@ -52,7 +52,7 @@ def judge_tensors(
     scales = [1.0] * len(candidates)
     if len(kept) >= rule.min_for_norms:
         kept = _with_the_others(kept, candidates, measures, rule, refusals)
-        kept = _judge_norms(kept, candidates, measures, rule, refusals, scales)
+    kept = _judge_norms(kept, candidates, measures, rule, refusals, scales)
     return kept, refusals, scales
 
 
@@ -111,14 +111,18 @@ def _judge_norms(
     kept: list[int], candidates: Sequence[Contribution], measures: Measures, rule: Screen, refusals: list[Refusal],
     scales: list[float],
 ) -> list[int]:  # fmt: skip
-    """Without the far too long; `scales` shortens the somewhat too long, by the whole or by its worst layer."""
+    """Without the far too long; `scales` shortens the somewhat too long, by the whole or by its worst layer.
+
+    Where there are too few to call anybody an outlier nobody is refused, but all are capped.
+    """
     norms = {i: measures.norm(i) for i in kept}
     if not kept:
         return []
-    median, limit = _limit(kept, candidates, norms.__getitem__, rule.cap_mad, rule.cap_ratio)
+    enough = len(kept) >= rule.min_for_norms
+    median, limit = _limit(kept, candidates, norms.__getitem__, rule.cap_mad, rule.cap_ratio, rule.min_for_norms)
     passed = []
     for i in kept:
-        if norms[i] > rule.refuse_ratio * median:
+        if enough and norms[i] > rule.refuse_ratio * median:
             refusals.append(candidates[i].refuse(
                 "screen", "norm_outlier",
                 f"Its change of the base has norm {norms[i]:.4g}, the round's median is {median:.4g}; "
@@ -140,7 +144,9 @@ def _judge_layers(
         if len(changing) < rule.min_for_norms:
             continue
         norms = {i: math.sqrt(squared[i]) for i in changing}
-        median, limit = _limit(changing, candidates, norms.__getitem__, rule.cap_mad, rule.layer_cap_ratio)
+        median, limit = _limit(
+            changing, candidates, norms.__getitem__, rule.cap_mad, rule.layer_cap_ratio, rule.min_for_norms
+        )
         for i in changing:
             if i not in out and norms[i] > rule.layer_refuse_ratio * median:
                 out.add(i)
@@ -153,17 +159,20 @@ def _judge_layers(
 
 
 def _limit(
-    kept: Sequence[int], candidates: Sequence[Contribution], norm: Callable[[int], float], mads: float, ratio: float
-) -> tuple[float, float]:
+    kept: Sequence[int], candidates: Sequence[Contribution], norm: Callable[[int], float], mads: float, ratio: float,
+    enough: int,
+) -> tuple[float, float]:  # fmt: skip
     """The median norm, and the norm above which is capped: max(median + mads·MAD, ratio·median).
 
-    One norm for each account, so that many small contributions of one cannot make the others' look too large.
+    One norm for each account, so that many small contributions of one cannot make the others' look too large. Of fewer
+    accounts than `enough` the lower median, so that one among two or four cannot raise it.
     """
     by_author: dict[str, list[float]] = {}
     for i in kept:
         by_author.setdefault(candidates[i].author, []).append(norm(i))
     typical = [statistics.median(own) for own in by_author.values()]
-    typical = typical if len(typical) > 2 else [norm(i) for i in kept]
-    median = statistics.median(typical)
-    mad = statistics.median(abs(length - median) for length in typical)
+    typical = typical if len(typical) > 1 else [norm(i) for i in kept]
+    middle = statistics.median if len(typical) >= enough else statistics.median_low
+    median = middle(typical)
+    mad = middle([abs(length - median) for length in typical])
     return median, max(median + mads * mad, ratio * median)

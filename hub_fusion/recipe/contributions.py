@@ -106,5 +106,9 @@ class Screen(Section):
     min_cosine: float = Field(
         -0.5, ge=-1, le=1, description="refuse where the cosine with the mean of the other accounts' is lower"
     )
-    min_for_norms: int = Field(5, ge=2, description="none of these but min_kinship and noise with fewer contributions")
+    min_for_norms: int = Field(
+        5,
+        ge=2,
+        description="with fewer contributions only min_kinship, noise, and the cap on norms, by the lower median",
+    )
     spool_bytes: int = Field(200 * 10**9, ge=1, description="disk space for downloaded contributions")

@@ -143,10 +143,35 @@ def test_many_tiny_contributions_of_one_account_do_not_make_the_others_too_long(
     assert (kept, refusals, scales) == (list(range(11)), [], [1.0] * 11)
 
 
-def test_fewer_than_five_are_neither_capped_nor_refused() -> None:
-    """A median of four is no law; the gate still measures the result."""
-    assert judged(axes(1, 1, 1, 1000)) == ([0, 1, 2, 3], {}, [1.0] * 4)
+@pytest.mark.parametrize(
+    ("lengths", "longest"),
+    [((1, 1000), 1.5), ((1, 1.2, 1000), 1.8), ((1, 1.1, 1.2, 1000), 1.65), ((1, 1.4), 1.5), ((5,), 5)],
+)
+def test_fewer_than_five_are_capped_by_the_lower_median_and_not_refused(
+    lengths: tuple[float, ...], longest: float
+) -> None:
+    """One attacker among two to four, a thousand times too long, would be all that is left of the fuse."""
+    kept, refusals, scales = judged(axes(*lengths))
+    assert (kept, refusals) == (list(range(len(lengths))), {})
+    assert max(length * scale for length, scale in zip(lengths, scales, strict=True)) == pytest.approx(
+        min(longest, max(lengths))
+    )
+    assert scales[:-1] == [1.0] * (len(lengths) - 1)
     assert judged(axes(1, 1, 1000), Screen(min_for_norms=3))[1] == {"u2/m": "norm_outlier"}
+
+
+def test_one_account_among_two_does_not_set_the_length() -> None:
+    """Four of eve's, long, and one of ann's: it is ann's that the others are held to."""
+    candidates = [c.model_copy(update={"author": "eve" if i else "ann"}) for i, c in enumerate(crowd(5))]
+    _, _, scales = judge_tensors(candidates, Measures(axes(1, 5, 5, 5, 5)), RULE)
+    assert scales == [1.0, *[pytest.approx(0.3)] * 4]
+
+
+def test_rounds_of_equal_lengths_are_left_alone_whatever_their_size() -> None:
+    """The deviations have a median of 0 then, and the ratio alone decides."""
+    for n in (1, 2, 3, 4, 5, 40):
+        assert judged(axes(*[2.0] * n)) == (list(range(n)), {}, [1.0] * n)
+        assert judged(axes(*[2.0] * n, 2.9))[2] == [1.0] * (n + 1)
 
 
 def test_copies_and_broken_ones_do_not_count_for_the_median() -> None:

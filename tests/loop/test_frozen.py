@@ -88,7 +88,7 @@ def check_equal(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor
 
 
 def recipe(world: World, **changes: Any) -> Recipe:
-    rules = {"round": {"min_contributions": 2}, "screen": {"min_for_norms": 100}}
+    rules = {"round": {"min_contributions": 2}, "screen": {"min_for_norms": 100, "cap_ratio": 1e6}}
     return world.recipe(**FROZEN, **rules | changes)
 
 
