@@ -137,7 +137,11 @@ def _judge_layers(
     kept: list[int], candidates: Sequence[Contribution], measures: Measures, rule: Screen, refusals: list[Refusal],
     scales: list[float],
 ) -> list[int]:  # fmt: skip
-    """The same layer by layer, among those that change the layer at all: few layers may be trained, and honestly so."""
+    """The same layer by layer, among those that change the layer at all: few layers may be trained, and honestly so.
+
+    A layer above its cap shortens the whole: what is left is a point between base and finetune, and who puts too much
+    into one layer gains nothing in the others (benchmarks/LOG.md has what that costs).
+    """
     out = set[int]()
     for layer, squared in measures.layers.items():
         changing = [i for i in kept if squared[i] > 0]
