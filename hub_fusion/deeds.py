@@ -20,7 +20,18 @@ from hub_fusion.publish.commit import publish
 from hub_fusion.publish.proposal import open_proposal
 from hub_fusion.publish.state import BaseState, mend_tags
 from hub_fusion.recipe import Recipe
-from hub_fusion.records import Aside, Attempt, Contribution, Credit, Generation, Headroom, Proposed, Refusal, Waiting
+from hub_fusion.records import (
+    Aside,
+    Attempt,
+    Contribution,
+    Credit,
+    Generation,
+    Headroom,
+    Later,
+    Proposed,
+    Refusal,
+    Waiting,
+)
 from hub_fusion.weights.remote import Spool
 
 
@@ -41,9 +52,9 @@ class Deeds(Protocol):
 
     def tell_queue(
         self, generation: int, queue: Sequence[Waiting], refusals: Sequence[Refusal], headroom: Headroom,
-        aside: Aside | None = None,
+        aside: Aside | None = None, later: Sequence[Later] | None = None,
     ) -> None:  # fmt: skip
-        """Who waits for the generation after this one, and who was refused; of these, who is set aside."""
+        """Who waits for the next generation, who was refused and set aside, and what became of those fused before."""
 
     def tell_headroom(self, headroom: Headroom) -> None:
         """What was spent."""
@@ -95,9 +106,9 @@ class Direct:
 
     def tell_queue(
         self, generation: int, queue: Sequence[Waiting], refusals: Sequence[Refusal], headroom: Headroom,
-        aside: Aside | None = None,
+        aside: Aside | None = None, later: Sequence[Later] | None = None,
     ) -> None:  # fmt: skip
-        status.tell_queue(self.hub, self.recipe.base, generation, queue, refusals, headroom, aside)
+        status.tell_queue(self.hub, self.recipe.base, generation, queue, refusals, headroom, aside, later)
 
     def tell_headroom(self, headroom: Headroom) -> None:
         status.tell_headroom(self.hub, self.recipe.base, headroom)

@@ -24,10 +24,10 @@ from hub_fusion.lock import alone
 from hub_fusion.provenance import Clock
 from hub_fusion.publish.channel import is_off
 from hub_fusion.publish.commit import PublishConflict
-from hub_fusion.publish.state import BaseState, check_base, open_base
+from hub_fusion.publish.state import BaseState, check_base, fused_credits, open_base
 from hub_fusion.publish.status import read_status, waiting
 from hub_fusion.recipe import Recipe
-from hub_fusion.records import Contribution, Status, now
+from hub_fusion.records import Contribution, Later, Status, now
 from hub_fusion.screening import find_contributions, screen_round
 from hub_fusion.weights.fuse import Progress
 
@@ -84,11 +84,12 @@ def _round(
             break
     if not dry_run and is_off(state, recipe.publish.hold_back, status.stable):
         deeds.keep_stable(state)
+    later = _later(listing, recipe, hub, state, status, say) if listing and not dry_run else None
     meter = Meter.open(recipe.budget, work, state.next_generation, status)
     refusals += [refusal for attempt in before for refusal in attempt.refusals if refusal.stage == "screen"]
     if dry_run or known or reason is None:
         if not dry_run:
-            deeds.tell_queue(state.generation, waiting(queue), refusals, headroom(meter, work, compute))
+            deeds.tell_queue(state.generation, waiting(queue), refusals, headroom(meter, work, compute), later=later)
         word: Literal["known", "waiting", "planned"] = "known" if known else "planned" if reason else "waiting"
         why = "just these contributions were judged before" if known else reason or _too_few(len(queue), recipe)
         return Outcome(word, why, recipe.base, state.generation, queue=tuple(queue), refusals=tuple(refusals))
@@ -107,7 +108,7 @@ def _round(
         failed = {(r.repo, r.sha) for r in screened.refusals}
         left = [c for c in queue if (c.repo, c.sha) not in failed]
         deeds.tell_queue(state.generation, waiting(left), refusals, headroom(meter, work, compute),
-                         aside.with_more(screened.refusals))  # fmt: skip
+                         aside.with_more(screened.refusals), later)  # fmt: skip
         why = f"{_too_few(len(screened.contributions), recipe)}; {len(failed)} failed the screen"
         return Outcome("waiting", why, recipe.base, state.generation, queue=tuple(left), refusals=tuple(refusals))
     try:
@@ -116,6 +117,16 @@ def _round(
     except BudgetSpent:
         deeds.tell_headroom(headroom(meter, work, compute))
         raise
+
+
+def _later(listing: Listing, recipe: Recipe, hub: Hub, state: BaseState, status: Status, say: Say) -> tuple[Later, ...]:
+    """Fused contributions that are not what they were; those that the status does not tell yet are said."""
+    later = listing.later(hub, recipe, fused_credits(hub, state))
+    for one in later:
+        if one not in status.later:
+            say(Event("later", f"{one.repo} is part of gen-{one.generation}. {one.reason} To take it out again: "
+                               f"hub-fusion subtract {one.repo} --reason …", repo=one.repo, code=one.code))  # fmt: skip
+    return later
 
 
 def _next(

@@ -170,6 +170,8 @@ def status(
             "hub-fusion check USER/MODEL says why one was, and what helps")  # fmt: skip
     print_table("rejected by the gate", ["attempt", "reason"],
                 [[a.id[:8], a.verdict.reason if a.verdict else ""] for a in now.rejected])  # fmt: skip
+    print_table("fused, and changed since", ["repository", "generation", "what", "reason"],
+                [[one.repo, f"gen-{one.generation}", one.code, one.reason] for one in now.later])  # fmt: skip
     for proposal in now.proposed:
         say(f"pull request {proposal.number} proposes gen-{proposal.generation}")
     if now.headroom:

@@ -22,13 +22,14 @@ from typing import TYPE_CHECKING
 from hub_fusion import __version__
 from hub_fusion.contributions.brought import Wanted
 from hub_fusion.contributions.cache import Cache, with_cache
-from hub_fusion.contributions.discover import EPOCH, put_together, read_child, read_included
+from hub_fusion.contributions.discover import EPOCH, from_model_info, put_together, read_child, read_included
 from hub_fusion.contributions.filters import Circumstances, filter_contributions
+from hub_fusion.contributions.later import listed_later
 from hub_fusion.contributions.licenses import BaseLicense, Link, read_base_license
 from hub_fusion.contributions.screen import NOT_FETCHED, check_headers
 from hub_fusion.errors import RepoMissing
 from hub_fusion.recipe import Recipe
-from hub_fusion.records import Contribution, Refusal, now
+from hub_fusion.records import Contribution, Credit, Later, Refusal, now
 from hub_fusion.weights.checkpoint import TensorSpec
 from hub_fusion.weights.names import memory_names
 from hub_fusion.weights.remote import checkpoint_headers
@@ -95,6 +96,20 @@ class Listing:
             cache.keep_listed(name, [(c.repo, str(info.sha), today[name])], {}, everything=False)
             self.say(f"{c.repo} has changed")
         return not changed
+
+    def later(self, hub: Hub, recipe: Recipe, credits: Sequence[tuple[int, Credit]]) -> tuple[Later, ...]:
+        """Which contributions of generations are no longer what they were. After `look`.
+
+        One request for each that is not listed any more, once after every listing of everything.
+        """
+
+        def work(cache: Cache) -> tuple[Later, ...]:
+            names = (recipe.base, *recipe.aliases)
+            stamp = " ".join(cache.fact(f"all of {name}") or "" for name in names)
+            listed = {r.repo.lower(): r for name in reversed(names) for r in cache.listed(name)}
+            return listed_later(credits, listed, lambda repo: _unlisted(cache, hub, repo, stamp))
+
+        return with_cache(self.file, hub.endpoint, work) if credits else ()
 
     def remember(self, hub: Hub, refusals: Iterable[Refusal]) -> None:
         """Keep what the screen found out and will find again, whatever else is fused: it is not downloaded again."""
@@ -168,6 +183,18 @@ class Listing:
             refusal = verdicts[key]
             refusals.append(refusal) if refusal else queue.append(c)
         return queue, refusals
+
+
+def _unlisted(cache: Cache, hub: Hub, repo: str, stamp: str) -> Contribution | None:
+    """What a repository that is not listed is today, as it was found when `stamp` was new; None if it is gone."""
+    known, at, text = (cache.fact(f"unlisted {repo.lower()}") or "").rpartition("\n")
+    if not at or known != stamp:
+        try:
+            text = from_model_info(hub.model(repo), "finetune").to_json()
+        except RepoMissing:
+            text = ""
+        cache.keep_fact(f"unlisted {repo.lower()}", f"{stamp}\n{text}")
+    return Contribution.from_json(text) if text else None
 
 
 def _policy(cache: Cache, recipe: Recipe, weights_at: str, specs: Callable[[], Mapping[str, TensorSpec]]) -> str:

@@ -19,7 +19,18 @@ from hub_fusion.errors import DeedRefused
 from hub_fusion.keeper import wire
 from hub_fusion.publish.answers import Answer
 from hub_fusion.publish.state import BaseState
-from hub_fusion.records import Aside, Attempt, Contribution, Credit, Generation, Headroom, Proposed, Refusal, Waiting
+from hub_fusion.records import (
+    Aside,
+    Attempt,
+    Contribution,
+    Credit,
+    Generation,
+    Headroom,
+    Later,
+    Proposed,
+    Refusal,
+    Waiting,
+)
 
 
 class Asked:
@@ -70,10 +81,11 @@ class Asked:
 
     def tell_queue(
         self, generation: int, queue: Sequence[Waiting], refusals: Sequence[Refusal], headroom: Headroom,
-        aside: Aside | None = None,
+        aside: Aside | None = None, later: Sequence[Later] | None = None,
     ) -> None:  # fmt: skip
         self._ask(wire.TellQueue(generation=generation, queue=tuple(queue), refusals=tuple(refusals),
-                                 headroom=headroom, aside=aside))  # fmt: skip
+                                 headroom=headroom, aside=aside,
+                                 later=None if later is None else tuple(later)))  # fmt: skip
 
     def tell_headroom(self, headroom: Headroom) -> None:
         self._ask(wire.TellHeadroom(headroom=headroom))

@@ -48,7 +48,7 @@ class Keeper:
                 found = deeds.proposal(self._state(), dry_run=ask.dry_run) if self._proposes() else None
                 return found and found.model_dump(mode="json")
             case wire.TellQueue():
-                return deeds.tell_queue(ask.generation, ask.queue, ask.refusals, ask.headroom, ask.aside)
+                return deeds.tell_queue(ask.generation, ask.queue, ask.refusals, ask.headroom, ask.aside, ask.later)
             case wire.TellHeadroom():
                 return deeds.tell_headroom(ask.headroom)
             case wire.TellError():

@@ -15,7 +15,7 @@ from hub_fusion import errors
 from hub_fusion.errors import DeedRefused, HubFusionError, HubUnreachable
 from hub_fusion.publish.answers import Answer
 from hub_fusion.publish.commit import PublishConflict
-from hub_fusion.records import Aside, Attempt, Contribution, Generation, Headroom, Refusal, Waiting
+from hub_fusion.records import Aside, Attempt, Contribution, Generation, Headroom, Later, Refusal, Waiting
 from hub_fusion.records.record import Record, Sha, encodable
 
 MOST_BYTES = 64 * 2**20  # of a line: ten thousand refusals have five million
@@ -55,6 +55,7 @@ class TellQueue(Ask):
     refusals: tuple[Refusal, ...]
     headroom: Headroom
     aside: Aside | None
+    later: tuple[Later, ...] | None
 
 
 class TellHeadroom(Ask):

@@ -21,6 +21,7 @@ from hub_fusion.records import (
     Contribution,
     Generation,
     Headroom,
+    Later,
     Proposed,
     Refusal,
     Status,
@@ -62,17 +63,19 @@ def waiting(queue: Sequence[Contribution]) -> tuple[Waiting, ...]:
 
 def tell_queue(
     hub: Hub, repo: str, generation: int, queue: Sequence[Waiting], refusals: Sequence[Refusal],
-    headroom: Headroom | None = None, aside: Aside | None = None,
+    headroom: Headroom | None = None, aside: Aside | None = None, later: Sequence[Later] | None = None,
 ) -> None:  # fmt: skip
     """Who waits and who was refused, so that contributors need not wait for a generation to know.
 
-    `aside`: what the screen need not look at again; None leaves what is known of that.
+    `aside`: what the screen need not look at again; `later`: fused contributions that changed since. None leaves what
+    is known of that.
     """
     told = tell_refusals(refusals)
     update = {"generation": generation, "queue": tuple(queue[:QUEUE]), "queued": len(queue), "last_error": None}
     update |= {"refusals": told.refusals, "refused": told.refused, "refused_names": told.names}
     update |= {"headroom": headroom} if headroom else {}
     update |= {"aside": aside} if aside else {}
+    update |= {} if later is None else {"later": tuple(later)}
     _write(hub, repo, lambda status: status.model_copy(update=update))
 
 

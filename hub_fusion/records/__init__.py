@@ -27,7 +27,7 @@ from hub_fusion.records.record import SCHEMA_VERSION, Moment, Record, Role, Sha,
 from hub_fusion.records.refused import Told, tell_refusals
 from hub_fusion.records.schemas import write_schemas
 from hub_fusion.records.scores import Difference, Estimate, Retained, Score, Scores
-from hub_fusion.records.status import Aside, Headroom, Proposed, Status, Waiting
+from hub_fusion.records.status import Aside, Headroom, Later, Proposed, Status, Waiting
 from hub_fusion.records.token import AddedToken
 from hub_fusion.records.verdict import CanaryCheck, Contamination, Control, Rule, Trial, Verdict
 
@@ -52,6 +52,7 @@ __all__ = [
     "Index",
     "IndexEntry",
     "KnownBy",
+    "Later",
     "Line",
     "Moment",
     "Proposed",

@@ -43,6 +43,16 @@ class Aside(Record):
     refusals: tuple[Refusal, ...] = ()
 
 
+class Later(Record):
+    """A contribution of a generation that is no longer what it was when it was fused."""
+
+    repo: str
+    sha: str
+    generation: int = Field(description="the one it came in by")
+    code: str = Field(description="gone, opted_out or relicensed")
+    reason: str
+
+
 class Status(Record):
     """``fusion/status.json`` on the branch ``fusion-status``: what is going on between generations."""
 
@@ -63,5 +73,6 @@ class Status(Record):
     last_error: str | None = None
     headroom: Headroom | None = None
     aside: Aside | None = None
+    later: tuple[Later, ...] = Field((), description="fused contributions that changed since; at most 100 are told")
     stable: int | None = Field(None, description="the generation that was promoted to be stable last")
     commits: int = Field(0, description="of this file; the branch is squashed at every 50th")

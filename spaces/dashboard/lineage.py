@@ -241,6 +241,7 @@ class Status:
     queued: int = 0
     refused: Mapping[str, int] = field(default_factory=dict)
     named: Mapping[str, tuple[str, str]] = field(default_factory=dict)
+    later: tuple[tuple[str, int, str], ...] = ()  # fused contributions that changed since: repository, generation, how
 
     @property
     def queue(self) -> int:

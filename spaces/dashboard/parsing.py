@@ -137,6 +137,7 @@ def read_status(data: Mapping[str, Any]) -> Status:
         queued=whole(data, "queued") or 0,
         refused=_counts(data, "refused"),
         named=_named(data),
+        later=readable(rows(data, "later")[:MOST_ROWS], _later)[0],
     )
 
 
@@ -235,6 +236,10 @@ def _credit(data: Mapping[str, Any]) -> Credit:
 def _refusal(data: Mapping[str, Any]) -> Refusal:
     return Refusal(needed(data, "repo"), sha(data), text(data, "author", 100), text(data, "code", 60),
                    text(data, "reason", 500), text(data, "fix", 500), text(data, "stage", 20))  # fmt: skip
+
+
+def _later(data: Mapping[str, Any]) -> tuple[str, int, str]:
+    return needed(data, "repo"), whole(data, "generation") or 0, text(data, "reason", 300)
 
 
 def _waiting(data: Mapping[str, Any]) -> Waiting:

@@ -296,3 +296,39 @@ def test_what_a_quantised_copy_or_a_merge_is_told(world: World) -> None:
     assert {r.repo: (r.stage, r.code) for r in refusals} == {
         quantised: ("discover", "quantized"), merged: ("discover", "merged"),
     }  # fmt: skip
+
+
+LATER: dict[str, str | None] = {"deleted": "gone", "private": "gone", "gated": None, "another licence": "relicensed",
+                                "opted out": "opted_out"}  # fmt: skip
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_what_happens_to_a_contribution_after_it_was_fused_is_noticed(
+    world: World, asked: list[str], change: str
+) -> None:
+    """It stays in its generation, and a maintainer must know; who is not listed is asked for once a full listing."""
+    repo, other = world.contribute(SOUND), world.contribute(SOUND)
+    watcher = Watcher(world)
+    credits = [(3, c.to_credit()) for c in watcher.look()[0]]
+    assert watcher.listing.later(world.hub, watcher.recipe, credits) == ()
+    CHANGES[change][0](world, repo)
+    watcher.look(**ALL)
+    told = watcher.listing.later(world.hub, watcher.recipe, credits)
+    wanted = LATER[change]
+    assert [(one.repo, one.generation, one.code) for one in told] == ([(repo, 3, wanted)] if wanted else [])
+    watcher.look()
+    asked.clear()
+    assert watcher.listing.later(world.hub, watcher.recipe, credits) == told
+    assert asked == []
+    assert other not in {one.repo for one in told}
+
+
+def test_a_fused_contribution_that_names_another_base_now_is_not_gone(world: World) -> None:
+    """It is no longer listed, and is asked for by its name."""
+    repo = world.contribute(SOUND)
+    watcher = Watcher(world)
+    credits = [(1, c.to_credit()) for c in watcher.look()[0]]
+    rewrite(world, repo, base_model="acme/other", license="bsd-3-clause")
+    assert watcher.look(**ALL)[0] == []
+    told = watcher.listing.later(world.hub, watcher.recipe, credits)
+    assert [(one.code, "bsd-3-clause" in one.reason) for one in told] == [("relicensed", True)]

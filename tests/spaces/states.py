@@ -85,9 +85,26 @@ def newer() -> Files:
 
 
 def stale() -> Files:
-    """The watcher was last seen weeks ago, with an error."""
+    """The watcher was last seen weeks ago, with an error, and told that a fused contribution is gone."""
     files = read_golden()
-    return Files(files.index, files.records, files.status | {"last_error": "the disk is full"})
+    return Files(
+        files.index,
+        files.records,
+        files.status
+        | {
+            "last_error": "the disk is full",
+            "later": [
+                {
+                    "repo": "ann/finetune",
+                    "sha": "a" * 40,
+                    "generation": 1,
+                    "code": "gone",
+                    "reason": "Its repository is gone, or private. <img src=x onerror=alert(1)>",
+                },
+                {"repo": 7},
+            ],
+        },
+    )
 
 
 def yanked() -> Files:

@@ -12,6 +12,7 @@ from view import View
 from words import ago, moment, repo_url
 
 MOST = 100
+TOLD = 5  # of those that changed since they were fused
 
 
 def draw(view: View, query: Query, now: datetime) -> str:
@@ -54,6 +55,11 @@ def lights(view: View, now: datetime) -> list[dict[str, Any]]:
         })  # fmt: skip
         if status.last_error:
             found.append({"name": "Its last error", "kind": "warn", "word": "", "note": status.last_error})
+    if status and status.later:
+        told = " ".join(f"{repo}, in gen-{number}: {reason}" for repo, number, reason in status.later[:TOLD])
+        more = f" And {len(status.later) - TOLD} more." if len(status.later) > TOLD else ""
+        found.append({"name": "Changed since they were fused", "kind": "warn", "word": str(len(status.later)),
+                      "note": told + more})  # fmt: skip
     fresh = data.read_at is not None and not data.trouble
     since = f" For {ago(data.trouble_since, now).removesuffix(' ago')} now." if data.trouble_since else ""
     found.append(
