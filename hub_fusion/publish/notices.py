@@ -13,7 +13,7 @@ Not covered: whether a text is true, notices elsewhere than at the top of a repo
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
 from hub_fusion.errors import HubError, HubUnreachable
@@ -121,5 +121,4 @@ def _texts(
 def _clean(text: str) -> str:
     """The text in lines, without what cannot be seen or turns the direction of writing."""
     lines = text.replace("\r\n", "\n").replace("\t", "    ").split("\n")
-    keep: Callable[[str], bool] = is_visible
-    return "\n".join("".join(filter(keep, line)).rstrip() for line in lines).rstrip() + "\n"
+    return "\n".join("".join(filter(is_visible, line)).rstrip() for line in lines).rstrip() + "\n"
