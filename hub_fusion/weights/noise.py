@@ -44,6 +44,7 @@ APART = 1.5  # distances' excess over chance times √matrices: of noise at most
 ALONG = 0.1  # cosine with the base above which that part is taken out, and share of the change that must then be left
 ROUNDING = 0.6  # of 2^-p·‖base‖: rounding to p binary digits alone makes a change of 0.43 of it
 DIGITS = {"BF16": 8, "F16": 11}  # binary digits of a number; others have 24 or more
+STILL = 0.01  # /n: below this signs do not matter (one number in each row and column); coins are 0.3/n and more apart
 ROUNDS = 4  # of making rows and columns equally long
 
 Distances = tuple[float, float, float]
@@ -127,7 +128,8 @@ def _distances(change: np.ndarray, origin: np.ndarray, name: str, rounding: floa
     """How far a change is from the same numbers with random signs: as it is, by the base's signs, and by other coins.
 
     Distances of spectra, relative to their length. Of the rows and columns that changed at all; None where these are
-    too few, only the base's length changed, or the change is no longer than `rounding` times what was changed.
+    too few, only the base's length changed, signs do not matter, or the change is no longer than `rounding` times what
+    was changed.
     """
     import numpy as np
 
@@ -152,7 +154,7 @@ def _distances(change: np.ndarray, origin: np.ndarray, name: str, rounding: floa
         float(np.linalg.norm(_spectrum(change * signs) - against)) / size
         for signs in (1.0, np.where(origin < 0, -1.0, 1.0), coins[1])
     )
-    return plain, signed, chance
+    return None if chance < STILL / min(change.shape) else (plain, signed, chance)
 
 
 def _spectrum(matrix: np.ndarray) -> np.ndarray:

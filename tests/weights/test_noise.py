@@ -181,6 +181,17 @@ def test_what_is_too_small_or_did_not_change_is_not_judged(tmp_path: Path, compu
     assert noise_of(sources, base, compute) == {0: None}
 
 
+def test_signs_that_do_not_matter_say_nothing(tmp_path: Path, compute: Compute) -> None:
+    """Of a diagonal, and of one number in each row and column, the singular values are the same with any signs."""
+    before = {"layer.0.weight": torch.randn(96, 96, generator=torch.Generator().manual_seed(1))}
+    base = save_folder(tmp_path / "base", before)
+    order = torch.randperm(96, generator=torch.Generator().manual_seed(2))
+    changes = {"diagonal": torch.eye(96), "scattered": torch.diag(torch.linspace(-1, 1, 96))[order]}
+    sources = [Source(name, save_folder(tmp_path / name, {"layer.0.weight": before["layer.0.weight"] + change}), base)
+               for name, change in changes.items()]  # fmt: skip
+    assert noise_of(sources, base, compute) == {0: None, 1: None}
+
+
 def test_few_changed_rows_are_judged_by_themselves(tmp_path: Path, compute: Compute) -> None:
     """Of an embedding only the words of the training change; rows that did not are no order."""
     before = {"embeddings.word.weight": torch.randn(400, 96, generator=torch.Generator().manual_seed(1))}
