@@ -6,6 +6,7 @@ must not hold the work folder.
 
 from __future__ import annotations
 
+import json
 import os
 import queue
 import signal
@@ -50,7 +51,7 @@ class Asked:
     def _listen(self) -> None:
         with suppress(OSError), self._connection.makefile("rb") as lines:
             for line in lines:
-                self._answers.put(wire.json.loads(line))
+                self._answers.put(json.loads(line))
         os._exit(1)
 
     def _ask(self, ask: wire.AnyAsk) -> Any:
