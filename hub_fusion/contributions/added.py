@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from hub_fusion.errors import HubError, HubUnreachable, RecipeError, WeightsError
 from hub_fusion.events import Say
 from hub_fusion.records import AddedToken, Contribution, Refusal
-from hub_fusion.weights.tokens import TOKENIZER, NewTokens, Tokenizer, find, read_tokenizer, within_bounds
+from hub_fusion.weights.tokens import TOKENIZER, NewTokens, Tokenizer, find, read_tokenizer, shadows, within_bounds
 from hub_fusion.weights.vocabulary import rows_in
 
 if TYPE_CHECKING:
@@ -89,6 +89,8 @@ class Keeper:
             if lacking:
                 self.say(f"  its {len(tokens)} new tokens are left out: it has no rows of them in {lacking[0]}")
                 return None
+            if fault := shadows([t.content for t in tokens], self.tokenizer):  # what has come since its generation
+                return c.refuse("screen", "unusable_tokens", fault, FIX)
             if reason := rows_fault(d, tokens, self.longest):
                 return c.refuse("screen", "unusable_tokens", f"It adds tokens, and {reason}.", FIX)
         if tokens:

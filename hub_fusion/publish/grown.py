@@ -18,7 +18,7 @@ from hub_fusion.records import Generation
 from hub_fusion.records.token import MOST_TOKENS
 from hub_fusion.weights.checkpoint import TensorSpec
 from hub_fusion.weights.store import own_file
-from hub_fusion.weights.tokens import FILES, FLAGS, MOST_BYTES, fault_of, read_tokenizer, write_tokens
+from hub_fusion.weights.tokens import FILES, MOST_BYTES, fault_of, read_tokenizer, write_tokens
 from hub_fusion.weights.vocabulary import longer, rows_in
 
 
@@ -55,8 +55,7 @@ def _check_files(
     if known is None:
         raise WeightsError("the base has no tokenizer that new tokens could be put into")
     for token in record.tokens:
-        flags = {flag: getattr(token, flag) for flag in FLAGS}
-        if token.content in known.ids or (fault := fault_of(token.content, flags, known)):
+        if token.content in known.ids or (fault := fault_of(token.content, known)):
             raise WeightsError(f"{token.content!a} {fault if token.content not in known.ids else 'is no new token'}")
     write_tokens(place, record.tokens, vocabulary)
     for name in FILES:

@@ -122,14 +122,19 @@ def find(theirs: Tokenizer, origin: Tokenizer, key: str) -> tuple[list[AddedToke
         return [], f"Its tokenizer was trained again: {_some(trained)} are no tokens that were added to the base's."
     if len(new) > MOST_OF_ONE:
         return [], f"It adds {len(new)} tokens; {MOST_OF_ONE} are allowed."
-    odd = [f"{_shown(t)} {why}" for t in new if (why := fault_of(t, theirs.added[t], origin))]
-    if odd:
-        return [], f"Of the {len(new)} tokens that it adds, {len(odd)} cannot be kept: {_some(odd)}."
+    if fault := shadows(new, origin):
+        return [], fault
     return [AddedToken(content=t, id=n, rows={key: n}, **{f: theirs.added[t].get(f) is True for f in FLAGS})
             for t, n in sorted(new.items())], None  # fmt: skip
 
 
-def fault_of(token: str, entry: Mapping[str, Any], origin: Tokenizer) -> str | None:
+def shadows(new: Collection[str], known: Tokenizer) -> str | None:
+    """Which of these tokens may not be beside those of a tokenizer, and why; None if all may."""
+    odd = [f"{_shown(token)} {why}" for token in new if (why := fault_of(token, known))]
+    return f"Of the {len(new)} tokens that it adds, {len(odd)} cannot be kept: {_some(odd)}." if odd else None
+
+
+def fault_of(token: str, origin: Tokenizer) -> str | None:
     """Why a token may not be part of the base's tokenizer."""
     if not token.strip() or len(token) > MOST_CHARACTERS:
         return f"is empty or longer than {MOST_CHARACTERS} characters"
@@ -142,7 +147,7 @@ def fault_of(token: str, entry: Mapping[str, Any], origin: Tokenizer) -> str | N
     for special in sorted(origin.special):
         if plain == _plain(special) or special in token:
             return f"stands for the special token {_shown(special)}, or takes its place"
-        if any(token.endswith(special[:size]) for size in range(1, len(special))) and not entry.get("special"):
+        if any(token.endswith(special[:size]) for size in range(1, len(special))):
             return f"takes the beginning of the special token {_shown(special)} where it follows"
     return None
 

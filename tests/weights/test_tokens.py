@@ -24,7 +24,7 @@ from hub_fusion.weights.directions import layer_of
 from hub_fusion.weights.distance import drift
 from hub_fusion.weights.fuse import FusePlan, FuseReport, fuse
 from hub_fusion.weights.random_steps import tensor_norms
-from hub_fusion.weights.tokens import NewTokens, Tokenizer, find, placed, within_bounds
+from hub_fusion.weights.tokens import NewTokens, Tokenizer, find, placed, shadows, within_bounds
 
 from .test_added_rows import ROWS, WORDS, extended, weights
 from .tiny import model, saved
@@ -205,6 +205,19 @@ def test_what_is_no_tokenizer_is_an_error(text: str) -> None:
     """Whatever JSON it is; two tokens with one id are none."""
     with pytest.raises(WeightsError):
         Tokenizer.parse(text, "ann/x/tokenizer.json")
+
+
+def test_a_special_token_of_a_stranger_may_not_take_anothers_beginning_either() -> None:
+    """Saying that it is special is no excuse; nor is a special token's coming later than its generation."""
+
+    def change(data: dict[str, Any]) -> None:
+        adding("w0[", "<|tool|>")(data)
+        for entry in data["added_tokens"][-2:]:
+            entry["special"] = True
+
+    assert "takes the beginning" in str(find(tokenizer(change), tokenizer(), "ann/x@1")[1])
+    grown = tokenizer(lambda d: d["added_tokens"].append({"id": 6, "content": "<|tool|>", "special": True}))
+    assert "takes its place" in str(shadows(["<|tool|>!"], grown)) and shadows(["<|other|>"], grown) is None
 
 
 def test_good_tokens_come_with_how_they_are_found_and_nothing_else() -> None:
