@@ -111,6 +111,8 @@ def check_headers(
     except HubUnreachable:
         raise  # not the contribution's fault
     except (WeightsError, HubError, KeyError) as error:
+        if isinstance(error, RepoMissing) and not _is_there(hub, c):  # what is at a commit may be known from before
+            return [], _not_fetched(c, error)
         return [], c.refuse("screen", "unsupported_weights", f"{error}.", "Publish the full model in safetensors.")
     return [sizes[name] for name in names], None
 
@@ -209,6 +211,13 @@ def _standing(hub: Hub, c: Contribution, recipe: Recipe) -> Refusal | None:
         return refuse_standing(c, hub.standing(c.repo, c.sha), rules)
     except RepoMissing as error:
         return _not_fetched(c, error)
+
+
+def _is_there(hub: Hub, c: Contribution) -> bool:
+    try:
+        return bool(hub.model(c.repo))
+    except RepoMissing:
+        return False
 
 
 def _not_fetched(c: Contribution, error: HubError | WeightsError) -> Refusal:
