@@ -6,7 +6,7 @@ told, and may take a contribution out again (``hub-fusion subtract``). Not cover
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 
 from hub_fusion.contributions.discover import OPT_OUT
 from hub_fusion.records import Contribution, Credit, Later, Refusal
@@ -15,19 +15,15 @@ MOST = 100  # that are told
 Today = Contribution | Refusal
 
 
-def listed_later(
-    credits: Iterable[tuple[int, Credit]], listed: Mapping[str, Today], find: Callable[[str], Today | None]
-) -> tuple[Later, ...]:
+def changed_later(credits: Iterable[tuple[int, Credit]], today: Callable[[str], Today | None]) -> tuple[Later, ...]:
     """Those of `credits` (with the generation each came in by) that are no longer what they were, oldest first.
 
-    `listed` are the base's children of today by their names in lower case; `find` looks for one that is not among
-    them, and gives None if it is gone.
+    `today` gives what a repository is now, None if it is gone.
     """
     found: list[Later] = []
     for generation, credit in credits:
-        today = listed.get(credit.repo.lower()) or find(credit.repo)
         found += [Later(repo=credit.repo, sha=credit.sha, generation=generation, code=code, reason=reason)
-                  for code, reason in _changes(credit, today)]  # fmt: skip
+                  for code, reason in _changes(credit, today(credit.repo))]  # fmt: skip
     return tuple(found[:MOST])
 
 

@@ -24,7 +24,7 @@ from hub_fusion.contributions.brought import Wanted
 from hub_fusion.contributions.cache import Cache, with_cache
 from hub_fusion.contributions.discover import EPOCH, from_model_info, put_together, read_child, read_included
 from hub_fusion.contributions.filters import Circumstances, filter_contributions
-from hub_fusion.contributions.later import listed_later
+from hub_fusion.contributions.later import changed_later
 from hub_fusion.contributions.licenses import BaseLicense, Link, read_base_license
 from hub_fusion.contributions.screen import NOT_FETCHED, check_headers
 from hub_fusion.errors import RepoMissing
@@ -106,8 +106,12 @@ class Listing:
         def work(cache: Cache) -> tuple[Later, ...]:
             names = (recipe.base, *recipe.aliases)
             stamp = " ".join(cache.fact(f"all of {name}") or "" for name in names)
-            listed = {r.repo.lower(): r for name in reversed(names) for r in cache.listed(name)}
-            return listed_later(credits, listed, lambda repo: _unlisted(cache, hub, repo, stamp))
+
+            def today(repo: str) -> Contribution | Refusal | None:
+                listed = (cache.child(name, repo) for name in names)
+                return next((child for child in listed if child), None) or _unlisted(cache, hub, repo, stamp)
+
+            return changed_later(credits, today)
 
         return with_cache(self.file, hub.endpoint, work) if credits else ()
 
