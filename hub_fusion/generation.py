@@ -105,8 +105,8 @@ def _round(
     if listing:
         listing.remember(hub, screened.refusals)
     if due(screened.contributions, recipe.round, now()) is None:
-        failed = {(r.repo, r.sha) for r in screened.refusals}
-        left = [c for c in queue if (c.repo, c.sha) not in failed]
+        failed = {r.key for r in screened.refusals}
+        left = [c for c in queue if c.key not in failed]
         deeds.tell_queue(state.generation, waiting(left), refusals, headroom(meter, work, compute),
                          aside.with_more(screened.refusals), later)  # fmt: skip
         why = f"{_too_few(len(screened.contributions), recipe)}; {len(failed)} failed the screen"

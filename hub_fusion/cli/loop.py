@@ -30,7 +30,10 @@ from hub_fusion.cli.output import (
 from hub_fusion.events import Event
 
 if TYPE_CHECKING:
+    from hub_fusion.deeds import Deeds
     from hub_fusion.finish import Outcome
+    from hub_fusion.hub import Hub
+    from hub_fusion.recipe import Recipe
     from hub_fusion.records import Headroom, Index, IndexEntry
 
 
@@ -41,11 +44,7 @@ def run(
     log_format: Literal["text", "json"] = LogFormat,
 ) -> None:  # fmt: skip
     """Try to make the next generation, once."""
-    hide()
-    log_as(log_format)
-    rules, hub = open_recipe(recipe, settings), open_hub(endpoint)
-    place = work_folder(work, rules.base)
-    deeds = deeds_apart(rules, hub, place)
+    rules, hub, place, deeds = _apart(recipe, settings, endpoint, work, log_format)
     from hub_fusion.generation import run_generation
 
     with computing() as compute:
@@ -68,14 +67,10 @@ def watch(
     log_format: Literal["text", "json"] = LogFormat,
 ) -> None:  # fmt: skip
     """Wait for contributions and make generations, one at a time, until SIGTERM."""
+    rules, hub, place, deeds = _apart(recipe, settings, endpoint, work, log_format)
     from hub_fusion.watch import watch as watch_base
     from hub_fusion.webhook import SECRET, Receiver
 
-    hide()
-    log_as(log_format)
-    rules, hub = open_recipe(recipe, settings), open_hub(endpoint)
-    place = work_folder(work, rules.base)
-    deeds = deeds_apart(rules, hub, place)
     with computing() as compute:
         receiver = Receiver(rules.base, os.environ.get(SECRET, ""), say) if webhook else None
         with receiver.listening(webhook) if receiver and webhook else nullcontext() as url:
@@ -86,6 +81,17 @@ def watch(
                                   progress=byte_bar("fusing"), receiver=receiver, deeds=deeds)  # fmt: skip
     if once and outcomes and outcomes[-1].status == "rejected":
         raise typer.Exit(3)
+
+
+def _apart(
+    recipe: Path, settings: list[str], endpoint: str | None, work: Path | None, log_format: Literal["text", "json"]
+) -> tuple[Recipe, Hub, Path, Deeds | None]:
+    """What a round works with; a keeper leaves here, and imports nothing of the main path."""
+    hide()
+    log_as(log_format)
+    rules, hub = open_recipe(recipe, settings), open_hub(endpoint)
+    place = work_folder(work, rules.base)
+    return rules, hub, place, deeds_apart(rules, hub, place)
 
 
 def conclude(outcome: Outcome, as_json: bool) -> None:

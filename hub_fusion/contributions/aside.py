@@ -35,11 +35,11 @@ class SetAside:
 def set_aside(queue: Sequence[Contribution], known: Aside | None, round: str, patience: timedelta) -> SetAside:
     """Part a queue by what is `known`, if that is of this `round` (an id of base, recipe and suite)."""
     at = now()
-    refused: dict[tuple[str, str], Refusal] = {}
+    refused: dict[str, Refusal] = {}
     if known and known.round == round:
         over = at - known.at >= patience
-        refused = {(r.repo, r.sha): r for r in known.refusals if not (over and r.code in PASSING)}
+        refused = {r.key: r for r in known.refusals if not (over and r.code in PASSING)}
         at = at if over else known.at
-    left = [c for c in queue if (c.repo, c.sha) not in refused]
-    found = [refused[c.repo, c.sha] for c in queue if (c.repo, c.sha) in refused]
+    left = [c for c in queue if c.key not in refused]
+    found = [refused[c.key] for c in queue if c.key in refused]
     return SetAside(left, found, round, at)

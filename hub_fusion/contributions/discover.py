@@ -180,7 +180,7 @@ def choose(kept: Sequence[Contribution], rule: Round) -> list[Contribution]:
 def untried(kept: Sequence[Contribution], attempts: Sequence[Attempt]) -> list[Contribution]:
     """Those that none of these attempts was made with, and none left out because the result was worse with them."""
     tried = {c.key for attempt in attempts for c in attempt.contributions}
-    tried |= {f"{r.repo}@{r.sha}" for attempt in attempts for r in attempt.refusals if r.stage == "fuse"}
+    tried |= {r.key for attempt in attempts for r in attempt.refusals if r.stage == "fuse"}
     return [c for c in kept if c.key not in tried]
 
 

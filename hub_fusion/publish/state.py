@@ -203,7 +203,7 @@ def _fused(hub: Hub, state: BaseState) -> Iterator[tuple[IndexEntry, _Part]]:
 def _part(hub: Hub, repo: str, generation: int, revision: str) -> _Part:
     """Of the record at a commit, which does not change: it is read and checked once in a process."""
     record = read_record(hub, repo, generation, revision)
-    subtracted = frozenset(f"{r.repo}@{r.sha}" for r in record.refusals if r.code == "subtracted")
+    subtracted = frozenset(r.key for r in record.refusals if r.code == "subtracted")
     return _Part(generation, record.contributions, weights_identity(record.weights.values()), subtracted)
 
 

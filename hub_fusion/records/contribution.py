@@ -91,6 +91,11 @@ class Refusal(Record):
     reason: str
     fix: str
 
+    @property
+    def key(self) -> str:
+        """``repo@sha``, as that of the contribution."""
+        return f"{self.repo}@{self.sha}"
+
 
 def parse_lines(lines: Iterable[str], *, source: str = "standard input") -> tuple[list[Contribution], list[Refusal]]:
     """Read what a stage wrote (JSON lines): contributions and refusals. Raises RecordError with the line's number."""

@@ -6,14 +6,13 @@ import json
 from collections.abc import Callable
 from typing import Any
 
-import pytest
 from loop.test_frozen import FROZEN, adapter
 from loop.world import AUTHORS, World
 from safetensors.numpy import load_file, save_file
 
 from hub_fusion.weights.checkpoint import file_sha256
 
-from .test_refusals import Json, Publication, Scene, Stopped, record_with
+from .test_refusals import Json, Scene, record_with, staged
 
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
 
@@ -60,16 +59,7 @@ def test_a_generation_that_is_an_adapter_is_held_to_its_form(empty: World) -> No
     for seed, author in enumerate(AUTHORS):
         adapter(empty, author, seed + 1)
     rules = empty.recipe(**FROZEN)
-    deeds = Publication(rules, empty.maintainer, empty.work)
-    with pytest.raises(Stopped):
-        empty.run(rules, deeds=deeds)
-    scene = Scene(empty, rules, deeds.asked, [])
-    before, kept = scene.changes(), {p: p.read_bytes() for p in scene.candidate.iterdir() if p.is_file()}
-    for name, (forge, named) in FORGED.items():
-        error = scene.ask(forge(scene)).get("error", {})
-        assert error.get("kind") == "DeedRefused" and named in error["text"], (name, error)
-        for path, content in kept.items():
-            path.write_bytes(content)
-    assert scene.changes() == before
+    scene = staged(empty, rules)
+    scene.refuses(FORGED)
     assert scene.ask(scene.honest) == {"number": 1, "value": empty.tags()["gen-1"]}
     assert WEIGHTS in empty.record(1).weights

@@ -6,13 +6,12 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
-import pytest
 from loop.test_heads import HEADS, recipe_of, seen  # noqa: F401 - a fixture
 from loop.test_residual import FILE, grown
 from loop.world import BASE, World
 from safetensors.torch import load_file, save, save_file
 
-from .test_refusals import Json, Publication, Scene, Stopped
+from .test_refusals import Json, Scene, staged
 
 
 def head(**changes: object) -> Callable[[Scene], Json]:
@@ -57,16 +56,7 @@ def test_heads_and_residuals_are_published_as_what_they_are_or_not_at_all(empty:
     empty.contribute_all(seed=10, change=grown)
     rules = recipe_of(empty, seen, "refit")
     rules = rules.model_copy(update={"merge": rules.merge.model_copy(update={"residual": True})})
-    deeds = Publication(rules, empty.maintainer, empty.work)
-    with pytest.raises(Stopped):
-        empty.run(rules, deeds=deeds)
-    scene = Scene(empty, rules, deeds.asked, [])
-    before, kept = scene.changes(), {p: p.read_bytes() for p in scene.candidate.rglob("*") if p.is_file()}
-    for name, (forge, named) in FORGED.items():
-        error = scene.ask(forge(scene)).get("error", {})
-        assert error.get("kind") == "DeedRefused" and named in error["text"], (name, error)
-        for path, content in kept.items():
-            path.write_bytes(content)
-    assert scene.changes() == before
+    scene = staged(empty, rules)
+    scene.refuses(FORGED)
     assert scene.ask(scene.honest) == {"number": 1, "value": empty.tags()["gen-1"]}
     assert empty.maintainer.files(BASE, "gen-1").keys() > {*HEADS, FILE}

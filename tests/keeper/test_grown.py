@@ -6,11 +6,10 @@ import json
 from collections.abc import Callable
 from typing import Any
 
-import pytest
 from loop.test_vocabulary import KEEP, contribute, world  # noqa: F401 - a fixture
 from loop.world import World
 
-from .test_refusals import Publication, Scene, Stopped
+from .test_refusals import Scene, staged
 
 Json = dict[str, Any]
 
@@ -59,16 +58,7 @@ def test_a_base_grows_by_the_tokens_of_its_record_alone(world: World) -> None:  
     contribute(world, "ann", "main", "<a>", "<b>", seed=10)
     contribute(world, "bob", "main", "<b>", seed=11)
     recipe = world.recipe(**KEEP)
-    deeds = Publication(recipe, world.maintainer, world.work)
-    with pytest.raises(Stopped):
-        world.run(recipe, deeds=deeds)
-    scene = Scene(world, recipe, deeds.asked, [])
-    before, kept = scene.changes(), {p: p.read_bytes() for p in scene.candidate.iterdir() if p.is_file()}
-    for name, (forge, named) in FORGED.items():
-        error = scene.ask(forge(scene)).get("error", {})
-        assert error.get("kind") == "DeedRefused" and named in error["text"], (name, error)
-        for path, content in kept.items():
-            path.write_bytes(content)
-    assert scene.changes() == before
+    scene = staged(world, recipe)
+    scene.refuses(FORGED)
     assert scene.ask(scene.honest) == {"number": 1, "value": world.tags()["gen-1"]}
     assert [t.content for t in world.record(1).tokens] == ["<a>", "<b>"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -63,21 +63,35 @@ class Scene:
     def ask(self, ask: Json) -> Json:
         return self.tell(wire.to_line({"number": 1, "ask": ask}))[0]
 
+    def refuses(self, forged: Mapping[str, tuple[Callable[[Scene], Json], str]]) -> None:
+        """Each forgery is refused with these words and changes nothing; the candidate is what it was after each."""
+        before, kept = self.changes(), {p: p.read_bytes() for p in self.candidate.rglob("*") if p.is_file()}
+        for name, (forge, named) in forged.items():
+            error = self.ask(forge(self)).get("error", {})
+            assert error.get("kind") == "DeedRefused" and named in error["text"], (name, error)
+            for path, content in kept.items():
+                path.write_bytes(content)
+        assert self.changes() == before
+
     def changes(self) -> tuple[object, ...]:
         """All that the Hub has of the base."""
         hub = self.world.maintainer
         return hub.tags(BASE), hub.branches(BASE), len(hub.commits(BASE))
 
 
+def staged(world: World, recipe: Recipe) -> Scene:
+    """A round, up to its publication."""
+    deeds = Publication(recipe, world.maintainer, world.work)
+    with pytest.raises(Stopped):
+        world.run(recipe, deeds=deeds)
+    return Scene(world, recipe, deeds.asked, [])
+
+
 @pytest.fixture(scope="module")
 def prepared(ready_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
     """One round for all tests: none of them changes the Hub."""
     with opened(ready_store, tmp_path_factory.mktemp("keeper")) as world:
-        recipe = world.recipe()
-        deeds = Publication(recipe, world.maintainer, world.work)
-        with pytest.raises(Stopped):
-            world.run(recipe, deeds=deeds)
-        yield Scene(world, recipe, deeds.asked, [])
+        yield staged(world, world.recipe())
 
 
 @pytest.fixture
@@ -262,11 +276,7 @@ def test_the_keeper_believes_the_hub_and_not_the_cache(ready: World) -> None:
 
 def test_what_a_round_asks_for_is_done(ready: World) -> None:
     """The very publication that all forgeries begin from; once more it is a conflict."""
-    recipe = ready.recipe()
-    deeds = Publication(recipe, ready.maintainer, ready.work)
-    with pytest.raises(Stopped):
-        ready.run(recipe, deeds=deeds)
-    scene = Scene(ready, recipe, deeds.asked, [])
+    scene = staged(ready, ready.recipe())
     ready.maintainer.commit(BASE, [CommitOperationAdd("README.md", b"---\nlicense: mit\n---\n")], "A card in between")
     assert scene.ask(scene.honest) == {"number": 1, "value": ready.tags()["gen-1"]}
     assert ready.record(1).weights == scene.honest["record"]["weights"] and ready.status().generation == 1
