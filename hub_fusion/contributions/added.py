@@ -39,7 +39,7 @@ def judge_tokenizer(c: Contribution, text: str, origin: Tokenizer) -> tuple[list
 
 
 @dataclass
-class Keeper:
+class TokenScreen:
     """The parent's tokens, and what the contributions of a round bring beyond them."""
 
     base: Checkpoint
@@ -50,7 +50,7 @@ class Keeper:
     brought: dict[str, tuple[AddedToken, ...]] = field(default_factory=dict)
 
     @classmethod
-    def open(cls, base: Checkpoint, folder: Path, say: Say) -> Keeper:
+    def open(cls, base: Checkpoint, folder: Path, say: Say) -> TokenScreen:
         """Raises RecipeError for a base that new tokens cannot be put into."""
         from hub_fusion.weights.added_rows import longest_row, vocabulary_names
 

@@ -15,7 +15,7 @@ from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hub_fusion.contributions.added import Keeper
+from hub_fusion.contributions.added import TokenScreen
 from hub_fusion.contributions.brought import Brought, Wanted, check_brought, check_values
 from hub_fusion.contributions.judgement import is_noise, judge_tensors
 from hub_fusion.contributions.policy import refuse_standing
@@ -128,7 +128,7 @@ def screen(
     """
     base = Checkpoint.open(base_folder)
     wanted = Wanted.of(recipe, (base_folder / "config.json").read_text, base)
-    keeper = Keeper.open(base, base_folder, say) if recipe.merge.vocab == "keep" else None
+    added = TokenScreen.open(base, base_folder, say) if recipe.merge.vocab == "keep" else None
     opener = sharing_opener()
     refusals: list[Refusal] = []
     spooled: list[tuple[Contribution, Source]] = []
@@ -152,7 +152,7 @@ def screen(
                 refusal = c.refuse("screen", "not_fetched", f"{error}.", "Nothing you can do; it is tried again.")
             else:
                 source = Source(c.key, folder, origins[c.generation or 0], c.relation)
-                c, source, refusal = _open(hub, c, source, base, base_folder, prepare, say, keeper)
+                c, source, refusal = _open(hub, c, source, base, base_folder, prepare, say, added)
                 if refusal is None and wanted:
                     refusal = check_values(c, folder, wanted)
                 if refusal is None:
@@ -180,7 +180,7 @@ def screen(
                   "cosine": measures.cosine_with_mean(i, effective)}  # fmt: skip
         contributions.append(c.model_copy(update=update))
         sources.append(Source(source.key, source.folder, source.origin, source.relation, weight, scales[i]))
-    tokens = keeper.tokens([c.key for c in contributions]) if keeper else NO_TOKENS
+    tokens = added.tokens([c.key for c in contributions]) if added else NO_TOKENS
     return Screened(contributions, sources, refusals + more, measures.only(kept), tokens)
 
 
@@ -238,7 +238,7 @@ def _open(
     base_folder: Path,
     prepare: Prepare,
     say: Say,
-    keeper: Keeper | None,
+    added: TokenScreen | None,
 ) -> tuple[Contribution, Source, Refusal | None]:
     """What is to be measured, prepared; or why it cannot be opened, which would stop the pass over all tensors."""
     try:
@@ -246,7 +246,7 @@ def _open(
         opened = Deltas(source, base, base_folder)
         for note in opened.notes:
             say(f"  {note}")
-        refusal = keeper.look(hub, c, opened, source.origin) if keeper and isinstance(source.origin, Path) else None
+        refusal = added.look(hub, c, opened, source.origin) if added and isinstance(source.origin, Path) else None
     except MismatchError as error:
         return c, source, misfit(c, error)
     except WeightsError as error:
